@@ -1,0 +1,185 @@
+"""The values that pass between the modules: Member, ChannelGroup, Groups, PruningPlan, Profile.
+
+Legend: U = units of a group (what is kept or removed as one), K = positions on one tensor axis that one unit owns.
+Everything is frozen. A plan is free of any model: it can be stored as JSON, read by a person and compared by diff.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from prunekit.errors import GroupError, PlanError
+
+Role = Literal["producer", "consumer", "follower"]
+Kind = Literal["channel", "head", "neuron"]
+Scores = dict[str, Tensor]  # group name -> (U,), higher = keep
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of one parameter or buffer, and which positions on it each unit owns.
+
+    tensor: name in `model.state_dict()`. dim: the axis. index: long (U, K), positions on that axis.
+    role: a *producer* makes the channel (a convolution's output axis), a *consumer* reads it (an input axis), a
+    *follower* rides along (batch norm, bias, depth-wise kernel).
+    """
+
+    tensor: str
+    dim: int
+    index: Tensor
+    role: Role
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Axes that must shrink together. `exact`: masking a unit equals removing it, to rounding."""
+
+    name: str
+    size: int
+    kind: Kind
+    members: tuple[Member, ...]
+    exact: bool = True
+
+    def producers(self) -> tuple[Member, ...]:
+        """The members that make these channels; what weight criteria look at."""
+        return tuple(m for m in self.members if m.role == "producer")
+
+    def consumers(self) -> tuple[Member, ...]:
+        """The members that read these channels; what the certificate zeroes."""
+        return tuple(m for m in self.members if m.role == "consumer")
+
+
+@dataclass(frozen=True)
+class Groups(Mapping[str, ChannelGroup]):
+    """What `find_groups` returns: group name -> ChannelGroup, plus what must stay and why.
+
+    frozen: name -> reason. shapes: every parameter and buffer the model had, so that a plan or a model from
+    elsewhere is refused. positions: weight name -> how many times each of its elements is multiplied for the
+    example input, so the MACs of any plan are sums of products, no model needed. other_macs: MACs that no weight
+    owns (attention products).
+    """
+
+    table: Mapping[str, ChannelGroup]
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    positions: Mapping[str, float] = field(default_factory=dict)
+    other_macs: float = 0.0
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        if name in self.table:
+            return self.table[name]
+        if name in self.frozen:
+            raise GroupError(f"'{name}' must keep its size: {self.frozen[name]}. Choose one of: {self._some()}.")
+        raise GroupError(f"no group '{name}'. This model has {len(self.table)} groups: {self._some()}.")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def _some(self) -> str:
+        names = list(self.table)
+        return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """How wide each group was, and which units stay. No model inside; `sizes` is what lets it refuse a stale one.
+
+    sizes: group -> units the model had when the plan was made. keep: group -> kept unit numbers, ascending.
+    Groups that are not named keep all their units.
+    """
+
+    sizes: dict[str, int]
+    keep: dict[str, tuple[int, ...]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, kept in self.keep.items():
+            size = self.sizes.get(name)
+            if size is None:
+                raise PlanError(f"plan keeps units of '{name}' but does not say how many there were; add it to sizes.")
+            if not kept:
+                raise PlanError(f"plan removes all {size} units of '{name}'; keep at least one.")
+            if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
+                raise PlanError(f"plan for '{name}' must list distinct units in ascending order, from 0 to {size - 1}.")
+
+    def check(self, groups: Groups) -> None:
+        """Raise PlanError unless every group of the plan exists in `groups` with the size the plan was made for."""
+        for name, size in self.sizes.items():
+            if name not in groups:
+                why = groups.frozen.get(name)
+                tail = f" It is frozen: {why}." if why else ""
+                raise PlanError(
+                    f"plan names the group '{name}', which this model does not have.{tail} "
+                    "Was the plan made for another model?"
+                )
+            have = groups[name].size
+            if have != size:
+                raise PlanError(
+                    f"plan wants {size} units in '{name}', the model has {have}: already pruned? "
+                    "Call find_groups again and make a new plan."
+                )
+
+    def ratio(self, name: str) -> float:
+        """Fraction of the group's units that the plan removes."""
+        return 1 - len(self.keep[name]) / self.sizes[name] if name in self.keep else 0.0
+
+    def to_json(self) -> str:
+        """One group a line, so that two plans compare well by diff."""
+        rows = [f"    {json.dumps(n)}: {json.dumps(list(k), separators=(',', ':'))}" for n, k in self.keep.items()]
+        sep = ",\n"
+        widths = [f"    {json.dumps(n)}: {s}" for n, s in self.sizes.items()]
+        return (
+            f'{{\n  "format": "prunekit-plan-1",\n  "note": {json.dumps(self.note)},\n'
+            f'  "sizes": {{\n{sep.join(widths)}\n  }},\n  "keep": {{\n{sep.join(rows)}\n  }}\n}}\n'
+        )
+
+    @staticmethod
+    def from_json(text: str) -> PruningPlan:
+        """Read what `to_json` wrote; PlanError when it is something else."""
+        try:
+            raw = json.loads(text)
+            if raw["format"] != "prunekit-plan-1":
+                raise PlanError(f"plan format is {raw['format']!r}, this version reads 'prunekit-plan-1'.")
+            keep = {str(n): tuple(int(i) for i in k) for n, k in raw["keep"].items()}
+            return PruningPlan({str(n): int(s) for n, s in raw["sizes"].items()}, keep, str(raw["note"]))
+        except PlanError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise PlanError(f"not a pruning plan ({type(err).__name__}: {err}); expected what to_json wrote.") from err
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write plan.json in one step: a reader sees the old file or the new one, never half."""
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        part.write_text(self.to_json())
+        part.replace(target)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> PruningPlan:
+        """Read a plan.json."""
+        return PruningPlan.from_json(Path(path).read_text())
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a model costs at one input shape. macs: multiply-accumulates for the whole batch of `input_shape`."""
+
+    params: int
+    macs: int
+    peak_bytes: int | None
+    latency_ms: float | None
+    device: str
+    input_shape: tuple[int, ...]
