@@ -1,0 +1,61 @@
+"""SceneDataset: a torch Dataset of synthetic scenes, rendered once and kept as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from prunekit.data.scenes.render import make_scene
+from prunekit.data.transforms import normalize
+from prunekit.errors import InputError
+
+
+class SceneDataset(Dataset[tuple[Tensor, Tensor]]):
+    """`count` scenes as (image float32 (3, H, W), ImageNet-normalised; mask int64 (H, W), 255 = ignore).
+
+    seed: 0 for training, 1 for validation, 2 for testing, by convention. domain: one of DOMAINS, or several, which
+    then take turns (scene i is in domain[i % len(domain)]). transform: called with (image, mask) as torchvision
+    tv_tensors, uint8, and gives both back; without one the image is only normalised. All scenes are rendered here,
+    once (about 3 ms each at 64 x 128, 32 kB), and the set can be pickled.
+
+    Raises InputError for a count below 1 and for what `make_scene` refuses.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        domain: str | tuple[str, ...] = "day",
+        size: tuple[int, int] = (64, 128),
+        transform: Callable[..., Any] | None = None,
+    ) -> None:
+        if count < 1:
+            raise InputError(f"count is {count}; a data set needs at least one scene.")
+        self.domains = (domain,) if isinstance(domain, str) else tuple(domain)
+        if not self.domains:
+            raise InputError("domain is empty; name at least one of the worlds in DOMAINS.")
+        self.seed, self.transform = seed, transform
+        self.images = np.empty((count, *size, 3), np.uint8)  # (N, H, W, 3)
+        self.masks = np.empty((count, *size), np.uint8)  # (N, H, W)
+        for i in range(count):
+            scene = make_scene(seed, i, domain=self.domains[i % len(self.domains)], size=size)
+            self.images[i], self.masks[i] = scene.image, scene.mask
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        image = torch.from_numpy(self.images[i]).permute(2, 0, 1).contiguous()
+        mask = torch.from_numpy(self.masks[i].astype(np.int64))
+        if self.transform is None:
+            return normalize(image), mask
+        from torchvision import tv_tensors
+
+        image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor)
