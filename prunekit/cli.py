@@ -1,0 +1,130 @@
+"""The `prunekit` command: demo, lab, run, data, doctor.
+
+Every error of ours ends as one line on stderr and exit status 2; a traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunekit.course import site
+from prunekit.course.presets import SCALES, read_scale
+from prunekit.errors import InputError, PrunekitError
+
+DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args = parser().parse_args(argv)
+    try:
+        return args.do(args)
+    except PrunekitError as err:
+        print(f"prunekit: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prunekit: stopped", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    top = argparse.ArgumentParser(prog="prunekit", description="Structured pruning: course and library.")
+    commands = top.add_subparsers(required=True, metavar="demo | lab | run | data | doctor")
+
+    demo = commands.add_parser("demo", help="run lesson 00 without a browser and keep what it makes")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files (default: demo)")
+    demo.set_defaults(do=run_demo)
+
+    lab = commands.add_parser("lab", help="open the course in JupyterLab")
+    lab.add_argument("more", nargs=argparse.REMAINDER, help="passed on to JupyterLab")
+    lab.set_defaults(do=run_lab)
+
+    run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
+    run.add_argument("experiment", choices=["quickstart"])
+    run.add_argument("--scale", choices=SCALES, help="default: PRUNEKIT_SCALE, else mini")
+    run.add_argument("--dataset", help="another data set than the preset's, e.g. camvid")
+    run.add_argument("--root", type=Path, help="folder of the data set")
+    run.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
+    run.add_argument("--seed", type=int, default=0)
+    run.set_defaults(do=run_experiment)
+
+    data = commands.add_parser("data", help="fetch a data set; without a name, list them")
+    data.add_argument("name", nargs="?")
+    data.add_argument("more", nargs=argparse.REMAINDER, help="passed on to the data set's script")
+    data.set_defaults(do=run_data)
+
+    doctor = commands.add_parser("doctor", help="check this installation")
+    doctor.set_defaults(do=run_doctor)
+    return top
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Execute lesson 00, leave its HTML and files in --out, print its table."""
+    import nbformat
+
+    from prunekit.course.lesson import LessonError, execute, notebook_path, to_html
+
+    start = time.perf_counter()
+    path = notebook_path("00")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in DEMO_FILES:  # a file that is there afterwards is from this run
+        (args.out / name).unlink(missing_ok=True)
+    print(f"running {path.name} at {read_scale()} scale ...", flush=True)
+    notebook = nbformat.read(path, as_version=4)
+    execute(notebook, path.parent, out=args.out)
+    (args.out / f"{path.stem}.html").write_text(to_html(notebook, path.parent, path.stem), encoding="utf-8")
+    missing = [name for name in DEMO_FILES if not (args.out / name).is_file()]
+    if missing:
+        raise LessonError(f"{path.name} ran, but did not leave {', '.join(missing)} in PRUNEKIT_OUT.")
+    print((args.out / "report.txt").read_text())
+    print(f"{time.perf_counter() - start:.0f} s. In {args.out}/: {path.stem}.html, {', '.join(DEMO_FILES)}")
+    return 0
+
+
+def run_lab(args: argparse.Namespace) -> int:
+    """JupyterLab with the checkout as its root."""
+    root = site.need_checkout("JupyterLab")
+    return subprocess.call([sys.executable, "-m", "jupyterlab", "--notebook-dir", str(root), *args.more])
+
+
+def run_experiment(args: argparse.Namespace) -> int:
+    """The same preset as the notebook's, at any scale, with the result in the ledger."""
+    from prunekit.course import quickstart
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    quickstart.run(scale=read_scale(args.scale), dataset=args.dataset, root=args.root, out=args.out, seed=args.seed)
+    return 0
+
+
+def run_data(args: argparse.Namespace) -> int:
+    """Hand over to data_scripts/get_NAME.py; the package itself never downloads."""
+    folder = site.need_checkout("fetching data") / "data_scripts"
+    names = sorted(path.stem.removeprefix("get_") for path in folder.glob("get_*.py"))
+    if args.name is None:
+        print("\n".join(names) if names else "no data scripts here")
+        return 0
+    if args.name not in names:
+        raise InputError(f"no data set '{args.name}'; there are: {', '.join(names)}.")
+    return subprocess.call([sys.executable, str(folder / f"get_{args.name}.py"), *args.more])
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Print what was found; exit status 1 when the library cannot work here."""
+    from prunekit.course.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(finding)
+    broken = sum(f.state == "broken" for f in findings)
+    print("ready" if not broken else f"{broken} to repair")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Scales and what they mean: minutes of each lesson, and the settings of each experiment at mini, small and full.
+
+mini: synthetic scenes, stored checkpoints, a laptop's CPU. small: real CamVid, one Colab T4. full: the papers' data,
+model and length. A notebook and `prunekit run` read the same preset, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from prunekit.errors import InputError
+
+Scale = Literal["mini", "small", "full"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """Expected minutes: mini on 2 CPU cores, small on a Colab T4, full on one large GPU. None: no such run."""
+
+    mini: float
+    small: float | None = None
+    full: float | None = None
+
+    def at(self, scale: Scale) -> float | None:
+        """Minutes at one scale."""
+        return {"mini": self.mini, "small": self.small, "full": self.full}[scale]
+
+    def __str__(self) -> str:
+        where = {"mini": "2 CPU cores", "small": "Colab T4", "full": "one large GPU"}
+        return " · ".join(f"{s}: {words(self.at(s))} ({where[s]})" for s in SCALES if self.at(s) is not None)
+
+
+# The one place that says how long a lesson takes: notebooks, README and book are filled from here.
+LESSONS: dict[str, Minutes] = {
+    "00_quickstart": Minutes(mini=1.5, small=30),
+    "01_segmentation_and_cost": Minutes(mini=3, small=10),
+}
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Lesson 00's settings. size: (height, width) of a training image, pixels.
+
+    train_steps: steps that make the dense model, 0 = the stored checkpoint. tune_steps: after pruning.
+    """
+
+    dataset: str
+    model: str
+    size: tuple[int, int]
+    train_steps: int
+    tune_steps: int
+    batch: int
+    lr: float
+    macs_ratio: float
+
+
+QUICKSTART: dict[Scale, Quickstart] = {
+    "mini": Quickstart("scenes", "deeplabv3_mini", (64, 128), 0, 100, 16, 0.02, 0.5),
+    "small": Quickstart("camvid", "deeplabv3_mini", (240, 320), 2000, 800, 8, 0.02, 0.5),
+    "full": Quickstart("cityscapes", "deeplabv3_resnet50", (512, 1024), 40000, 40000, 8, 0.01, 0.6),
+}
+
+
+def read_scale(name: str | None = None) -> Scale:
+    """`name`, else the environment's PRUNEKIT_SCALE, else "mini". InputError for anything else."""
+    given = name if name is not None else os.environ.get("PRUNEKIT_SCALE") or "mini"
+    if given not in SCALES:
+        source = "scale" if name is not None else "PRUNEKIT_SCALE"
+        raise InputError(f"{source} is {given!r}; choose mini (a laptop), small (real data, one GPU) or full.")
+    return cast(Scale, given)
+
+
+def lesson_minutes(lesson: str) -> Minutes:
+    """Expected minutes of a lesson by its file name; InputError with the known names otherwise."""
+    if lesson not in LESSONS:
+        raise InputError(f"no lesson {lesson!r}; known: {', '.join(LESSONS)}. Add it to prunekit/course/presets.py.")
+    return LESSONS[lesson]
+
+
+def words(minutes: float | None) -> str:
+    """90 s, 3 min, 12 h: a duration a person reads at a glance."""
+    if minutes is None:
+        return "-"
+    if minutes < 2:
+        return f"{round(minutes * 60)} s"
+    return f"{round(minutes)} min" if minutes < 120 else f"{round(minutes / 60)} h"
