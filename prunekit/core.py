@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -63,7 +63,7 @@ class Groups(Mapping[str, ChannelGroup]):
     frozen: name -> reason. shapes: every parameter and buffer the model had, so that a plan or a model from
     elsewhere is refused. positions: weight name -> how many times each of its elements is multiplied for the
     example input, so the MACs of any plan are sums of products, no model needed. other_macs: MACs that no weight
-    owns (attention products).
+    owns (attention products). example: the example input's shapes, as meta tensors.
     """
 
     table: Mapping[str, ChannelGroup]
@@ -71,6 +71,7 @@ class Groups(Mapping[str, ChannelGroup]):
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     positions: Mapping[str, float] = field(default_factory=dict)
     other_macs: float = 0.0
+    example: Any = None
 
     def __getitem__(self, name: str) -> ChannelGroup:
         if name in self.table:

@@ -1,0 +1,172 @@
+"""prune: a new model with smaller tensors. mask: a copy of the same size in which nobody reads the removed units."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree as pytree
+
+from prunekit.core import Groups, PruningPlan
+from prunekit.errors import PlanError
+from prunekit.surgery.trace import as_call, training_mode
+
+Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
+
+
+def prune(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
+    """A new model of the same class with the removed units gone from every tensor; `model` is left untouched.
+
+    Only the tensors that shrink are written anew, so the extra memory is the small model.
+    Raises PlanError when the plan or the model does not fit `groups`, or when sizes built into the model's own Python
+    code make the smaller one fail.
+    """
+    check_model(model, groups)
+    small = _with_tensors(model, {n: take(t, k) for n, t, k in _each(model, kept_positions(groups, plan))})
+    for name, module in small.named_modules():
+        _fit_sizes(module, model.get_submodule(name))
+    _check_runs(small, groups)
+    return small
+
+
+def mask(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
+    """A copy of the same size in which the removed units are zeroed where they are READ.
+
+    Zeroing what makes a channel is not enough: a batch norm's shift or a sigmoid turns the zero into something. The
+    next layer's weights on that channel are set to zero instead, so nothing can leak.
+    """
+    check_model(model, groups)
+    zeros = removed_positions(groups, plan, role="consumer")
+    return _with_tensors(model, {n: _zeroed(t, z) for n, t, z in _each(model, zeros)})
+
+
+def kept_positions(groups: Groups, plan: PruningPlan) -> Kept:
+    """For each tensor that shrinks, the positions that stay on each axis."""
+    kept: Kept = {}
+    for tensor, axes in removed_positions(groups, plan).items():
+        for dim, gone in axes.items():
+            stays = torch.ones(groups.shapes[tensor][dim], dtype=torch.bool)
+            stays[gone] = False
+            kept.setdefault(tensor, {})[dim] = stays.nonzero().flatten()
+    return kept
+
+
+def removed_positions(groups: Groups, plan: PruningPlan, *, role: str | None = None) -> Kept:
+    """For each tensor, the positions that go on each axis, over all groups; `role` restricts to such members."""
+    plan.check(groups)
+    gone: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for name, keep in plan.keep.items():
+        group = groups[name]
+        out = torch.ones(group.size, dtype=torch.bool)
+        out[list(keep)] = False
+        if out.any():
+            for member in group.members:
+                if role in (None, member.role):
+                    gone[member.tensor][member.dim].append(member.index[out].flatten())
+    return {tensor: {dim: torch.cat(parts) for dim, parts in axes.items()} for tensor, axes in gone.items()}
+
+
+def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """The tensor with only the kept positions on each axis; always new memory."""
+    out = tensor.detach()
+    for dim, index in kept.items():
+        out = out.index_select(dim, index.to(out.device))
+    return out
+
+
+def _zeroed(tensor: Tensor, gone: dict[int, Tensor]) -> Tensor:
+    out = tensor.detach().clone()
+    for dim, index in gone.items():
+        out.index_fill_(dim, index.to(out.device), 0)
+    return out
+
+
+def check_model(model: nn.Module, groups: Groups) -> None:
+    """PlanError unless the model has exactly the tensors that `groups` was found on."""
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    for name, shape in groups.shapes.items():
+        if shapes.get(name) != shape:
+            raise PlanError(
+                f"groups were found on a model whose '{name}' is {shape}, here it is {shapes.get(name, 'missing')}: "
+                "already pruned, or another model? Call find_groups on this one."
+            )
+
+
+def _each(model: nn.Module, cuts: Kept) -> list[tuple[str, Tensor, dict[int, Tensor]]]:
+    state = model.state_dict(keep_vars=True)
+    return [(name, state[name], axes) for name, axes in cuts.items()]
+
+
+def _with_tensors(model: nn.Module, new: dict[str, Tensor]) -> nn.Module:
+    """A deep copy in which some tensors are replaced: deepcopy asks `memo` first, so the old ones are not copied."""
+    state = model.state_dict(keep_vars=True)
+    memo: dict[int, object] = {}
+    for name, tensor in new.items():
+        old = state[name]
+        memo[id(old)] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+    return copy.deepcopy(model, memo)
+
+
+def _fit_sizes(module: nn.Module, source: nn.Module) -> None:
+    """Set the numbers that torch's own layers keep beside their tensors."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, _ConvNd):
+        _fit_conv(module, source)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _NormBase) and (weight is not None or module.running_mean is not None):
+        module.num_features = len(weight if weight is not None else module.running_mean)  # type: ignore[arg-type]
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and isinstance(weight, Tensor):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+
+
+def _fit_conv(conv: _ConvNd, source: nn.Module) -> None:
+    old, new = source.weight.shape, conv.weight.shape  # type: ignore[union-attr]
+    if conv.groups > 1 and old[1] == 1:  # depth-wise: one group a channel (or a multiple)
+        conv.groups = conv.groups * new[0] // old[0]
+    across, along = (new[1] * conv.groups, new[0]) if conv.transposed else (new[0], new[1] * conv.groups)
+    conv.out_channels, conv.in_channels = across, along
+
+
+def _check_runs(small: nn.Module, groups: Groups) -> None:
+    """Run the shapes, not the numbers: sizes that live in Python code show up here and not on the user's device."""
+    with _quiet(), FakeTensorMode() as fake, training_mode(small, False), torch.no_grad():
+        state = {n: fake.from_tensor(t) for n, t in (*small.named_parameters(), *small.named_buffers())}
+        weight = next(small.parameters())
+        example = pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
+        args, kwargs = as_call(example)
+        try:
+            torch.func.functional_call(small, state, args, kwargs)
+        except Exception as err:
+            raise PlanError(
+                f"the pruned {type(small).__name__} does not run ({type(err).__name__}: {str(err).splitlines()[0]}): "
+                "its Python code has a size built in. Freeze the layers involved: find_groups(model, x, freeze=[...])."
+            ) from err
+
+
+def _like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
+    dtype = weight.dtype if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=dtype, device=weight.device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs a failing shape before it raises; the error says it better."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -1,0 +1,152 @@
+"""Rules for ops that mix channels: convolutions, linear layers, matrix products, attention.
+
+Legend: C = input channels, O = output channels, G = convolution groups.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch.fx import Node
+
+from prunekit.surgery.labels import Ints
+from prunekit.surgery.rules.walk import Walk, result, where
+from prunekit.surgery.values import Value, collapse, combine, freeze_axes, freeze_value, place, support
+
+
+def _bias(w: Walk, bias: Value | None, out_O: Ints, node: Node) -> None:
+    if bias is not None:
+        w.labels.unite(out_O, w.line(bias, 0, node), where(node))
+
+
+def _count(w: Walk, weight: Value, positions: float) -> None:
+    if weight.param is not None:
+        w.positions[weight.param] = w.positions.get(weight.param, 0.0) + positions
+    else:
+        w.other_macs += positions * math.prod(weight.shape)
+
+
+def conv(w: Walk, node: Node) -> Value | list[Value]:
+    """x (B, C, ...), weight (O, C/G, ...). Depth-wise: outputs follow inputs. Grouped: every group loses the same."""
+    a, why, weight = w.args(node), where(node), w.args(node).weight
+    channel = 1 if len(a.input.shape) == len(weight.shape) else 0  # an unbatched input is (C, ...)
+    freeze_axes(w.labels, a.input, set(range(len(a.input.shape))) - {channel}, f"pixels of {why}")
+    x_C = w.line(a.input, channel, node)
+    w_O, w_C = w.line(weight, 0, node), w.line(weight, 1, node)
+    out = node.meta["val"]
+    _count(w, weight, out.numel() / weight.shape[0])
+    out_O = _tie_groups(w, x_C, w_O, w_C, a.groups, why)
+    if a.groups == 1 or weight.shape[1] > 1:  # a depth-wise kernel follows
+        w.role(weight, 0, "producer")
+        w.role(weight, 1, "consumer")
+    _bias(w, a.bias, w_O, node)
+    return result(node, (place(out_O, channel, out.dim()),))
+
+
+def _tie_groups(w: Walk, x_C: Ints, w_O: Ints, w_C: Ints, groups: int, why: str) -> Ints:
+    if groups == 1:
+        w.labels.unite(x_C, w_C, why)
+    elif len(w_C) == 1:  # depth-wise, O = multiplier x C
+        w.labels.unite(w_O.reshape(groups, -1), x_C[:, None], why)
+    else:  # G convolutions side by side: position j goes in all of them or in none, so they stay equally wide
+        w.labels.unite(x_C.reshape(groups, -1), w_C[None], why)
+        o_GO = w_O.reshape(groups, -1)
+        w.labels.unite(o_GO, o_GO[:1], why)
+    return w_O
+
+
+def conv_transpose(w: Walk, node: Node) -> Value | list[Value]:
+    """x (B, C, ...), weight (C, O/G, ...). Depth-wise: outputs follow inputs. Other grouped forms stay as they are."""
+    a, why, weight = w.args(node), where(node), w.args(node).weight
+    depthwise = a.groups > 1 and weight.shape == (a.groups, 1, *weight.shape[2:])
+    if len(a.input.shape) != len(weight.shape) or (a.groups > 1 and not depthwise):
+        return unknown(w, node)
+    freeze_axes(w.labels, a.input, {0, *range(2, len(a.input.shape))}, f"pixels of {why}")
+    x_C = w.line(a.input, 1, node)
+    w.labels.unite(x_C, w.line(weight, 0, node), why)
+    out_O = x_C if depthwise else w.line(weight, 1, node)
+    _count(w, weight, math.prod(a.input.shape) / weight.shape[0])
+    if not depthwise:
+        w.role(weight, 0, "consumer")
+        w.role(weight, 1, "producer")
+    _bias(w, a.bias, out_O, node)
+    return result(node, (place(out_O, 1, len(a.input.shape)),))
+
+
+def linear(w: Walk, node: Node) -> Value | list[Value]:
+    """x (..., C), weight (O, C): tokens and other leading axes pass through."""
+    a, why = w.args(node), where(node)
+    last = len(a.input.shape) - 1
+    x_C = w.line(a.input, last, node)
+    w.labels.unite(x_C, w.line(a.weight, 1, node), why)
+    out_O = w.line(a.weight, 0, node)
+    _bias(w, a.bias, out_O, node)
+    w.role(a.weight, 0, "producer")
+    w.role(a.weight, 1, "consumer")
+    out = node.meta["val"]
+    _count(w, a.weight, out.numel() / a.weight.shape[0])
+    others = tuple(f for f in a.input.factors if last not in support(f))
+    return result(node, (*others, place(out_O, last, out.dim())))
+
+
+def matmul(w: Walk, node: Node) -> Value | list[Value]:
+    """(..., M, C) @ (..., C, N). A factor that spans heads and the summed axis becomes heads."""
+    a, why = w.args(node), where(node)
+    first, second = a.self, getattr(a, "other", None) or getattr(a, "mat2", None)
+    if len(first.shape) < 2 or len(second.shape) < 2:
+        return unknown(w, node)
+    w.other_macs += node.meta["val"].numel() * first.shape[-1]
+    return _product(w, node, first, second, why)
+
+
+def _product(w: Walk, node: Node, first: Value, second: Value, why: str) -> Value | list[Value]:
+    ndim = len(node.meta["val"].shape)
+    left, right = _drop_summed(w, first, -1, why), _drop_summed(w, second, -2, why)
+    # As (..., M, 1) and (..., 1, N) the product's axes meet element by element.
+    left = Value((*left.shape[:-1], 1), left.factors)
+    right = Value((*right.shape[:-2], 1, right.shape[-1]), right.factors)
+    met = combine(w.labels, left, right, why)
+    return result(node, tuple(f for f in met.factors if f.ndim == ndim))
+
+
+def _drop_summed(w: Walk, value: Value, axis: int, why: str) -> Value:
+    axis %= len(value.shape)
+    kept = []
+    for factor in value.factors:
+        if axis in support(factor):
+            heads = support(factor) - {axis}
+            if not heads:  # removing a summed position alone has no weight to be read by
+                w.labels.freeze(factor, f"summed in {why}")
+                continue
+            factor = collapse(w.labels, factor, {axis}, why)
+            w.labels.mark_head(factor)
+        kept.append(factor)
+    return Value(value.shape, tuple(kept))
+
+
+def attention(w: Walk, node: Node) -> Value | list[Value]:
+    """scaled_dot_product_attention: q (..., H, M, D), k and v (..., H, N, D); heads are the units, d stays whole."""
+    a, why = w.args(node), where(node)
+    if a.query.shape[:-2] != a.key.shape[:-2]:
+        return unknown(w, node)
+    pairs = a.query.shape[-2] * a.key.shape[-2] * math.prod(a.query.shape[:-2])
+    w.other_macs += pairs * (a.query.shape[-1] + a.value.shape[-1])
+    last = len(a.query.shape) - 1
+    tokens = {last - 1}
+    met: list[Value] = []
+    for value in (a.query, a.key):
+        dropped = _drop_summed(w, value, last, why)
+        met.append(Value((*dropped.shape[:-2], 1, 1), freeze_axes(w.labels, dropped, tokens, why)))
+    scores = combine(w.labels, met[0], met[1], why)
+    if a.attn_mask is not None:
+        mask = freeze_axes(w.labels, a.attn_mask, {len(a.attn_mask.shape) - 1, len(a.attn_mask.shape) - 2}, why)
+        scores = combine(w.labels, scores, Value((*a.attn_mask.shape[:-2], 1, 1), mask), why)
+    v = Value((*a.value.shape[:-2], 1, a.value.shape[-1]), freeze_axes(w.labels, a.value, tokens, why))
+    return result(node, combine(w.labels, scores, v, why).factors)
+
+
+def unknown(w: Walk, node: Node) -> Value | list[Value]:
+    """An op without a rule, or in a form the rule does not cover: freeze what it touches, never guess."""
+    for value in w.inputs(node):
+        freeze_value(w.labels, value, f"no rule for {where(node)}")
+    return result(node) if node.meta.get("val") is not None else Value(())

@@ -1,0 +1,89 @@
+"""From a model and an example input to a graph of ATen ops, with torch.export; and what can go wrong on the way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunekit.errors import InputError, TraceError
+
+
+@contextmanager
+def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Switch to train() or eval(), and give every submodule its own flag back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A tensor, a tuple of arguments or a dict of keyword arguments, as (args, kwargs)."""
+    if isinstance(example, dict):
+        return (), dict(example)
+    return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
+
+
+def export(model: nn.Module, example: Any, *, training: bool = False) -> torch.export.ExportedProgram:
+    """The model's forward as a graph. The model is not changed and nothing is computed.
+
+    Raises InputError when the example does not run through the model at all, TraceError when it runs but
+    torch.export cannot follow the Python code.
+    """
+    args, kwargs = as_call(example)
+    check_inputs(model, example)
+    if training:  # batch norm needs two values per channel, and 1x1 maps have one per image
+        args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
+    with training_mode(model, training), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(model, args, kwargs, strict=False)
+        except Exception as err:
+            raise _explain(model, args, kwargs, err) from err
+
+
+def check_inputs(model: nn.Module, example: Any) -> None:
+    """InputError unless the example holds tensors, on the model's device."""
+    tensors = [t for t in pytree.tree_leaves(example) if isinstance(t, Tensor)]
+    if not tensors:
+        raise InputError(
+            f"the example input holds no tensor ({type(example).__name__}); pass e.g. torch.randn(1, 3, 64, 64)."
+        )
+    weight = next(iter(model.parameters()), None)
+    if weight is None:
+        raise InputError(f"{type(model).__name__} has no parameters: nothing to prune.")
+    for tensor in tensors:
+        if tensor.device != weight.device:
+            raise InputError(
+                f"the example is on {tensor.device}, the model on {weight.device}; move one: example.to('{weight.device}')."
+            )
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
+
+
+def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], err: Exception) -> Exception:
+    shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    try:
+        model(*args, **kwargs)
+    except Exception as eager:
+        return InputError(f"an example of shape {shapes} does not run through the model: {_first_line(eager)}")
+    return TraceError(
+        f"torch.export cannot follow {type(model).__name__}.forward: {_first_line(err)} "
+        "Control flow that looks at tensor values is the usual cause; prune the part of the model without it."
+    )
+
+
+def _first_line(err: Exception) -> str:
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return f"{type(err).__name__}: {lines[0] if lines else 'no message'}"
