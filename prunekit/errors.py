@@ -52,5 +52,9 @@ class CheckpointError(PrunekitError, ValueError):
     """A checkpoint is truncated, foreign, or belongs to another model."""
 
 
+class TrainingError(PrunekitError, ArithmeticError):
+    """Training went wrong in the numbers: the loss is no longer finite."""
+
+
 class MissingDependencyError(PrunekitError, ImportError):
     """An optional package is not installed; the message gives the pip line."""
