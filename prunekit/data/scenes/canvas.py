@@ -90,15 +90,15 @@ class Canvas:
         c0, c1 = self.columns(x0, x1)
         self.code_HW[r0:r1, c0:c1] = code
 
-    def ellipse(self, x: int, y: int, rx: int, ry: int, code: int, *, hole: int = 0) -> None:
-        """Fill an ellipse; `hole` / 256 of the radius stays open (a ring)."""
+    def ellipse(self, x: int, y: int, rx: int, ry: int, code: int, *, hole: int = 0, shade: bool = False) -> None:
+        """Fill an ellipse; `hole` / 256 of the radius stays open (a ring). shade: darken what is there instead."""
         r0, r1 = self.rows(y - ry, y + ry)
         c0, c1 = self.columns(x - rx, x + rx)
         if r1 <= r0 or c1 <= c0:
             return
         region = self.code_HW[r0:r1, c0:c1]
         if r1 - r0 < 3 and c1 - c0 < 3:
-            region[...] = code
+            region[...] = region | 1 if shade else code
             return
         dx = (self.x_W[c0:c1] - x) * 256 // max(1, rx)
         dy = (self.y_H1[r0:r1] - y) * 256 // max(1, ry)
@@ -106,7 +106,7 @@ class Canvas:
         inside = far <= 65536
         if hole:
             inside &= far >= hole * hole
-        np.copyto(region, code, where=inside)
+        _apply(region, inside, code, shade)
 
     def trapezoid(
         self, top: tuple[int, int, int], bottom: tuple[int, int, int], code: int, *, shade: bool = False
@@ -122,10 +122,15 @@ class Canvas:
         inside = x >= left0 + (left1 - left0) * y // span
         inside &= x < right0 + (right1 - right0) * y // span
         region = self.code_HW[r0:r1, c0:c1]
-        if shade:
-            np.bitwise_or(region, inside, out=region)
-        else:
-            np.copyto(region, code, where=inside)
+        _apply(region, inside, code, shade)
+
+
+def _apply(region: np.ndarray, inside: np.ndarray, code: int, shade: bool) -> None:
+    """Set the code where `inside`, or only its shadow bit."""
+    if shade:
+        np.bitwise_or(region, inside, out=region)
+    else:
+        np.copyto(region, code, where=inside)
 
 
 class Spot:
@@ -157,9 +162,6 @@ class Spot:
         self.canvas.trapezoid(upper, lower, code)
 
     def shadow(self, rx: int, rz: int) -> None:
-        """A soft-edged blot on the ground around the foot of what stands here: a flat trapezoid, cm."""
+        """A dark patch on the ground around the foot of what stands here; half lengths in cm."""
         ry = max(24, self.units(rz) // 6)
-        u = self.units(rx)
-        self.canvas.trapezoid(
-            (self.y - ry, self.x - u, self.x + u), (self.y + ry, self.x - u, self.x + u), 0, shade=True
-        )
+        self.canvas.ellipse(self.x, self.y, self.units(rx), ry, 0, shade=True)

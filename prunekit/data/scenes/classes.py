@@ -1,4 +1,4 @@
-"""The label set of the synthetic streets: twelve classes with a long tail, as in Cityscapes (Cordts et al., CVPR 2016)."""
+"""The label set of the synthetic streets: twelve classes with a long tail, as in Cityscapes (Cordts et al., 2016)."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ def _segments(dice: Dice, side: int) -> list[Segment]:
     while near < 9000:
         far = near + dice.between(700, 2000)
         pick = dice.raw() % 16
-        kind = "building" if pick < 9 else "shop" if pick < 11 else "park" if pick < 14 else "fence"
-        height = {"building": (600, 1700), "shop": (330, 480), "park": (90, 150), "fence": (120, 190)}[kind]
+        kind = "building" if pick < 8 else "shop" if pick < 11 else "park" if pick < 14 else "fence"
+        height = {"building": (520, 1500), "shop": (330, 480), "park": (90, 150), "fence": (120, 190)}[kind]
         found.append(Segment(kind, side, near, far, dice.between(*height), dice.raw()))  # pyright: ignore[reportArgumentType]
         near = far + (dice.between(60, 500) if dice.chance(5) else 0)
     return found

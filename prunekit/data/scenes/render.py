@@ -94,7 +94,7 @@ def _paint_bonnet(canvas: Canvas, layout: Layout) -> None:
 
 
 def _light(canvas: Canvas, layout: Layout, world: World, words: np.ndarray) -> np.ndarray:
-    """From codes to the picture: material x light, grain, lamps, haze, sensor noise, flakes. Returns uint8 (H, W, 3)."""
+    """From codes to the picture: material x light, grain, lamps, haze, sensor noise, flakes; uint8 (H, W, 3)."""
     code_HW = canvas.code_HW & 0xFFFF
     noise = words.astype("<u8").view(np.uint8).astype(np.int32) - 128
     pixels = canvas.H * canvas.W

@@ -1,4 +1,4 @@
-"""What stands in the street: cars, people, bicycles, poles with lamps, lights and signs, trees, bins. All lengths cm."""
+"""What stands in the street: cars, people, bicycles, poles with lamps, lights and signs, trees, bins. Lengths in cm."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from prunekit.data.scenes.layout import Kind, Thing
 from prunekit.data.scenes.worlds import World
 
 _PAINTS: tuple[RGB, ...] = (
-    (178, 34, 34), (30, 74, 150), (226, 228, 232), (36, 38, 44), (150, 156, 164), (210, 170, 40), (52, 110, 84), (140, 70, 120),
+    (178, 34, 34), (30, 74, 150), (226, 228, 232), (36, 38, 44),
+    (150, 156, 164), (210, 170, 40), (52, 110, 84), (140, 70, 120),
 )  # fmt: skip
 _CLOTHES: tuple[RGB, ...] = (
-    (200, 50, 60), (44, 70, 150), (230, 190, 60), (70, 130, 90), (236, 236, 236), (120, 60, 130), (240, 130, 50), (40, 42, 50),
+    (200, 50, 60), (44, 70, 150), (230, 190, 60), (70, 130, 90),
+    (236, 236, 236), (120, 60, 130), (240, 130, 50), (40, 42, 50),
 )  # fmt: skip
+_FRAME = (((70, -12), (32, -52)), ((74, 34), (30, -6)), ((90, 38), (34, 52)), ((78, -16), (30, -4)))  # (up, x) cm
 _SKIN: tuple[RGB, ...] = ((236, 196, 168), (198, 150, 116), (132, 92, 66), (98, 66, 48))
 _TYRE: RGB = (26, 26, 30)
-_METAL: tuple[RGB, ...] = ((58, 62, 68), (44, 60, 54), (86, 88, 92))
 
 
 def _car(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
@@ -111,12 +113,7 @@ def _bicycle(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None
     long = 52 * squeeze >> 8
     for x in (-long, long):
         spot.ellipse(x, 34, 34 * squeeze >> 8, 34, tyre, hole=165)
-    for (up, a), (low, b) in (
-        ((70, -12), (32, -52)),
-        ((74, 34), (30, -6)),
-        ((90, 38), (34, 52)),
-        ((78, -16), (30, -4)),
-    ):
+    for (up, a), (low, b) in _FRAME:
         a, b = a * squeeze >> 8, b * squeeze >> 8
         spot.trapezoid((up, a - 5, a + 5), (low, b - 5, b + 5), paint)
     spot.rect(-16 * squeeze >> 8, 66, 36 * squeeze >> 8, 75, paint)
@@ -126,9 +123,9 @@ def _bicycle(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None
         _figure(canvas, spot, canvas.new_instance(), look >> 20, 132, -8 * squeeze >> 8, 56)
 
 
-def _post(canvas: Canvas, spot: Spot, look: int, height: int, wide: int) -> int:
+def _post(canvas: Canvas, world: World, spot: Spot, look: int, height: int, wide: int) -> int:
     """A pole; returns its material."""
-    steel = canvas.material(_METAL[look % 3], POLE, grain=4)
+    steel = canvas.material(world.steel[look % len(world.steel)], POLE, grain=4)
     spot.rect(-wide, 0, wide, height, steel)
     return steel
 
@@ -137,7 +134,7 @@ def _lamp(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
     """A street lamp with an arm over the road."""
     spot, look = Spot(canvas, camera, thing.right, thing.depth), thing.look
     tall, inward = 480 + look % 260, -1 if thing.right > 0 else 1
-    steel = _post(canvas, spot, look >> 10, tall, 8)
+    steel = _post(canvas, world, spot, look >> 10, tall, 8)
     spot.rect(*sorted_pair(0, inward * 150, tall - 14, tall), steel)
     head = canvas.material((255, 232, 170) if world.lamps else (150, 152, 150), POLE, grain=2, glow=world.lamps)
     spot.rect(*sorted_pair(inward * 105, inward * 170, tall - 30, tall - 14), head)
@@ -148,7 +145,7 @@ def _light(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
     spot, look, number = Spot(canvas, camera, thing.right, thing.depth), thing.look, canvas.new_instance()
     inward = -1 if thing.right > 0 else 1
     boxes = [(0, 250)]
-    steel = _post(canvas, spot, look, 250, 6)
+    steel = _post(canvas, world, spot, look, 250, 6)
     on = look >> 4 & 3
     if look >> 8 & 1:
         spot.rect(-7, 240, 7, 520, steel)
@@ -167,12 +164,11 @@ def _sign(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
     """A traffic sign on a post: warning triangle, ban, direction, parking."""
     spot, look, number = Spot(canvas, camera, thing.right, thing.depth), thing.look, canvas.new_instance()
     up = 210 + (look >> 8) % 70
-    _post(canvas, spot, look >> 4, up + 60, 5)
+    _post(canvas, world, spot, look >> 4, up + 60, 5)
 
     def face(rgb: RGB) -> int:
-        return canvas.material(
-            rgb if not world.lamps else dim(rgb, 180), SIGN, instance=number, grain=3, glow=world.lamps
-        )
+        shown = dim(rgb, 180) if world.lamps else rgb  # signs throw headlights back
+        return canvas.material(shown, SIGN, instance=number, grain=3, glow=world.lamps)
 
     red, white, blue, yellow = (face(c) for c in ((214, 26, 34), (244, 244, 240), (24, 84, 190), (246, 206, 40)))
     shape = look % 4
