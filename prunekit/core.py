@@ -61,7 +61,7 @@ class Groups(Mapping[str, ChannelGroup]):
     """What `find_groups` returns: group name -> ChannelGroup, plus what must stay and why.
 
     frozen: name -> reason. shapes: every parameter and buffer the model had, so that a plan or a model from
-    elsewhere is refused. positions: weight name -> how many times each of its elements is multiplied for the
+    elsewhere is refused. parameters: those of them that are trained, each once. positions: weight name -> how many times each of its elements is multiplied for the
     example input, so the MACs of any plan are sums of products, no model needed. other_macs: MACs that no weight
     owns (attention products). example: the example input's shapes, as meta tensors.
     """
@@ -69,6 +69,7 @@ class Groups(Mapping[str, ChannelGroup]):
     table: Mapping[str, ChannelGroup]
     frozen: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
     positions: Mapping[str, float] = field(default_factory=dict)
     other_macs: float = 0.0
     example: Any = None

@@ -47,7 +47,8 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
     table, frozen = _assemble(walk, params)
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     example = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), example)
-    return Groups(table, {**frozen, **notes}, shapes, dict(walk.positions), walk.other_macs, example)
+    names = tuple(name for name, _ in model.named_parameters())
+    return Groups(table, {**frozen, **notes}, shapes, names, dict(walk.positions), walk.other_macs, example)
 
 
 def _labelled(labels: Labels, name: str, tensor: torch.Tensor) -> Value:

@@ -64,7 +64,8 @@ def check_inputs(model: nn.Module, example: Any) -> None:
     for tensor in tensors:
         if tensor.device != weight.device:
             raise InputError(
-                f"the example is on {tensor.device}, the model on {weight.device}; move one: example.to('{weight.device}')."
+                f"the example is on {tensor.device}, the model on {weight.device}; "
+                f"move one: example.to('{weight.device}')."
             )
 
 

@@ -92,7 +92,7 @@ def linear(w: Walk, node: Node) -> Value | list[Value]:
 def matmul(w: Walk, node: Node) -> Value | list[Value]:
     """(..., M, C) @ (..., C, N). A factor that spans heads and the summed axis becomes heads."""
     a, why = w.args(node), where(node)
-    first, second = a.self, getattr(a, "other", None) or getattr(a, "mat2", None)
+    first, second = a.self, a.other if hasattr(a, "other") else a.mat2
     if len(first.shape) < 2 or len(second.shape) < 2:
         return unknown(w, node)
     w.other_macs += node.meta["val"].numel() * first.shape[-1]

@@ -1,0 +1,153 @@
+"""DeepLabV3 (Chen et al., arXiv 1706.05587) and DeepLabV3+ (Chen et al., ECCV 2018), over any timm backbone.
+
+Atrous spatial pyramid pooling (ASPP) looks at the deepest map at several rates and at the whole image; V3+ adds one
+shallow map for sharp borders. `deeplabv3` and `deeplabv3plus` build the paper's sizes, `deeplabv3_mini` the course's,
+from the same classes. In eval mode `forward` returns logits (B, K, H, W) at the image's size; in training mode, with
+an auxiliary head, it returns {"out": logits, "aux": logits}.
+
+Legend: B = images, C = channels, K = classes, H W = image size, h w = size of the deepest map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from prunekit.models.backbone import Backbone
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    """A same-size convolution, batch norm, ReLU."""
+    pad = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=pad, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class ImagePooling(nn.Module):
+    """One vector for the whole image, spread over the map again."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.project = conv_bn_relu(inputs, outputs)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        pooled = self.project(x_BChw.mean((2, 3), keepdim=True))
+        return interpolate(pooled, x_BChw.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ASPP(nn.Module):
+    """1x1, one 3x3 per rate, and the image's mean, side by side, then projected."""
+
+    def __init__(self, inputs: int, width: int, rates: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        atrous = [conv_bn_relu(inputs, width, 3, rate) for rate in rates]
+        self.branches = nn.ModuleList([conv_bn_relu(inputs, width), *atrous, ImagePooling(inputs, width)])
+        self.project = nn.Sequential(conv_bn_relu(width * (len(rates) + 2), width), nn.Dropout(dropout))
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        return self.project(torch.cat([branch(x_BChw) for branch in self.branches], 1))
+
+
+class _Segmenter(nn.Module):
+    """What both versions share: an optional auxiliary head, and logits at the image's size."""
+
+    aux: nn.Module | None
+
+    def heads(self, features: list[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x_BCHW: Tensor) -> Tensor | dict[str, Tensor]:
+        features = self.backbone(x_BCHW)
+        size = x_BCHW.shape[-2:]
+        out = interpolate(self.heads(features), size, mode="bilinear", align_corners=False)
+        if self.aux is None or not self.training:
+            return out
+        aux = interpolate(self.aux(features[-2]), size, mode="bilinear", align_corners=False)
+        return {"out": out, "aux": aux}
+
+
+def _aux_head(inputs: int, classes: int) -> nn.Sequential:
+    width = inputs // 4
+    return nn.Sequential(conv_bn_relu(inputs, width, 3), nn.Dropout(0.1), nn.Conv2d(width, classes, 1))
+
+
+class DeepLabV3(_Segmenter):
+    """backbone: its last map feeds ASPP; with aux=True the map before it feeds the auxiliary head."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        *,
+        width: int = 256,
+        rates: Sequence[int] = (12, 24, 36),
+        dropout: float = 0.5,
+        aux: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.aspp = ASPP(backbone.channels[-1], width, rates, dropout)
+        self.fuse = conv_bn_relu(width, width, 3)
+        self.classifier = nn.Conv2d(width, classes, 1)
+        self.aux = _aux_head(backbone.channels[-2], classes) if aux else None
+
+    def heads(self, features: list[Tensor]) -> Tensor:
+        return self.classifier(self.fuse(self.aspp(features[-1])))
+
+
+class DeepLabV3Plus(_Segmenter):
+    """backbone: its first map gives the borders, its last one feeds ASPP."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        *,
+        width: int = 256,
+        low: int = 48,
+        rates: Sequence[int] = (12, 24, 36),
+        dropout: float = 0.5,
+        aux: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.aspp = ASPP(backbone.channels[-1], width, rates, dropout)
+        self.low = conv_bn_relu(backbone.channels[0], low)
+        self.fuse = nn.Sequential(conv_bn_relu(width + low, width, 3), conv_bn_relu(width, width, 3))
+        self.classifier = nn.Conv2d(width, classes, 1)
+        self.aux = _aux_head(backbone.channels[-2], classes) if aux else None
+
+    def heads(self, features: list[Tensor]) -> Tensor:
+        low = self.low(features[0])
+        deep = interpolate(self.aspp(features[-1]), low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.classifier(self.fuse(torch.cat([deep, low], 1)))
+
+
+def deeplabv3(
+    classes: int, *, backbone: str = "resnet50", output_stride: int = 8, aux: bool = True, pretrained: bool = False
+) -> DeepLabV3:
+    """The paper's size: ResNet-50 or -101, ASPP rates 12, 24, 36 at output stride 8 (half of them at 16)."""
+    taps = (2, 4) if backbone.startswith("mobilenet") else (3, 4)
+    body = Backbone(backbone, taps, output_stride, pretrained=pretrained)
+    return DeepLabV3(body, classes, rates=_rates(output_stride), aux=aux)
+
+
+def deeplabv3plus(
+    classes: int, *, backbone: str = "resnet50", output_stride: int = 16, aux: bool = False, pretrained: bool = False
+) -> DeepLabV3Plus:
+    """The paper's size; works with ResNet and MobileNetV2 (`mobilenetv2_100`) backbones alike."""
+    body = Backbone(backbone, (1, 3, 4), output_stride, pretrained=pretrained)
+    return DeepLabV3Plus(body, classes, rates=_rates(output_stride), aux=aux)
+
+
+def _rates(output_stride: int) -> tuple[int, ...]:
+    return tuple(rate * 8 // output_stride for rate in (12, 24, 36))
+
+
+def deeplabv3_mini(classes: int = 12) -> DeepLabV3:
+    """The course's network for 64 x 128 scenes: 0.6 M parameters, output stride 4, wide enough to have redundancy."""
+    body = Backbone("resnet10t", (3, 4), 8, keep_stem=False, channels=(24, 48, 64, 96), stem_width=24)
+    return DeepLabV3(body, classes, width=64, rates=(2, 4, 8), dropout=0.1, aux=True)

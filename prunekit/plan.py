@@ -1,0 +1,196 @@
+"""From scores to a plan: how many units each group keeps, and which.
+
+uniform_plan takes the same share from every group, global_plan ranks all units of the network together, budget_plan
+searches the share that meets a target on MACs, parameters or measured latency. `ratio` is always the fraction removed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prunekit.core import Groups, PruningPlan, Scores
+from prunekit.errors import BudgetError, InputError, ScoreError
+
+How = Literal["uniform", "global"]
+Normalize = Literal["mean", "none"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every plan must respect.
+
+    round_to: kept units are a multiple of it (devices like 8). min_keep: units that stay in each group at least.
+    max_ratio: at most this fraction of a group goes.
+    """
+
+    round_to: int = 1
+    min_keep: int = 1
+    max_ratio: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1 or self.min_keep < 1:
+            raise InputError(f"round_to and min_keep are at least 1, got {self.round_to} and {self.min_keep}.")
+        _check_ratio("max_ratio", self.max_ratio)
+
+    def kept(self, size: int, wanted: float) -> int:
+        """The allowed number of units nearest to `wanted` out of `size`."""
+        floor = max(self.min_keep, math.ceil(size * (1 - self.max_ratio) - 1e-9))
+        lowest = math.ceil(floor / self.round_to)
+        return min(size, max(round(wanted / self.round_to), lowest) * self.round_to)
+
+
+def uniform_plan(groups: Groups, scores: Scores, ratio: float, *, limits: Limits | None = None) -> PruningPlan:
+    """Remove the same fraction of every scored group, the lowest scores first.
+
+    scores: group -> (U,), higher = keep; groups without scores stay whole. Raises InputError (ratio outside [0, 1)),
+    ScoreError (NaN, wrong length) and GroupError (unknown or frozen group).
+    """
+    _check_ratio("ratio", ratio)
+    limits = limits or Limits()
+    scores = _checked(groups, scores)
+    counts = {name: limits.kept(groups[name].size, groups[name].size * (1 - ratio)) for name in scores}
+    return _keep_best(groups, scores, counts, f"uniform, ratio {ratio:g}")
+
+
+def global_plan(
+    groups: Groups, scores: Scores, ratio: float, *, normalize: Normalize = "mean", limits: Limits | None = None
+) -> PruningPlan:
+    """Remove this fraction of all scored units of the network, the lowest scores first wherever they are.
+
+    normalize: "mean" divides each group's scores by their mean, so that layers with large weights do not win by
+    scale; "none" compares them as they are. Raises as uniform_plan does.
+    """
+    _check_ratio("ratio", ratio)
+    limits = limits or Limits()
+    scores = _checked(groups, scores)
+    flat = torch.cat([_normalized(s, normalize) for s in scores.values()])
+    owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(scores.values())])
+    low = flat.argsort(stable=True)[: round(ratio * len(flat))]
+    removed = torch.bincount(owner[low], minlength=len(scores)).tolist()
+    counts = {n: limits.kept(groups[n].size, groups[n].size - r) for n, r in zip(scores, removed, strict=True)}
+    return _keep_best(groups, scores, counts, f"global, ratio {ratio:g}")
+
+
+def budget_plan(
+    groups: Groups,
+    scores: Scores,
+    *,
+    macs_ratio: float | None = None,
+    params_ratio: float | None = None,
+    latency_ratio: float | None = None,
+    measure: Callable[[PruningPlan], float] | None = None,
+    how: How = "global",
+    limits: Limits | None = None,
+) -> PruningPlan:
+    """The gentlest uniform or global plan that removes at least the given fraction of one cost.
+
+    Give exactly one of macs_ratio, params_ratio and latency_ratio. MACs and parameters are counted exactly from
+    `groups`; for latency pass measure(plan) -> milliseconds, e.g. `profiling.plan_latency(model, groups, x)`.
+    Raises BudgetError with the reachable ratio when the limits do not allow the target; else as uniform_plan.
+    """
+    given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
+    targets = {kind: ratio for kind, ratio in given.items() if ratio is not None}
+    if len(targets) != 1:
+        raise InputError(
+            f"give exactly one of macs_ratio, params_ratio, latency_ratio; got {sorted(targets) or 'none'}."
+        )
+    (kind, target), make = targets.popitem(), uniform_plan if how == "uniform" else global_plan
+    _check_ratio(f"{kind}_ratio", target)
+    if kind == "latency" and measure is None:
+        raise InputError("latency_ratio needs measure(plan) -> ms, e.g. profiling.plan_latency(model, groups, x).")
+    cost = {"macs": lambda p: plan_macs(groups, p), "params": lambda p: plan_params(groups, p), "latency": measure}[
+        kind
+    ]
+    plan = _bisect(lambda ratio: make(groups, scores, ratio, limits=limits), cost, kind, target)
+    return PruningPlan(plan.sizes, plan.keep, f"{how} plan for {target:.0%} of {kind} removed ({plan.note})")
+
+
+def _bisect(
+    make: Callable[[float], PruningPlan], cost: Callable[[PruningPlan], float], kind: str, target: float
+) -> PruningPlan:
+    """The smallest ratio whose plan meets the target, to a 4096th; a plan that meets it is always returned."""
+    dense = cost(make(0.0))
+    low, high, steps = 0.0, 1.0 - 2.0**-20, 12
+    best = make(high)
+    reachable = 1 - cost(best) / dense
+    if reachable < target:
+        raise BudgetError(
+            f"asked to remove {target:.1%} of the {kind}, but within the limits {reachable:.1%} is the most. Ask for "
+            "less, raise Limits(max_ratio=...), or score more groups."
+        )
+    for _ in range(steps):
+        middle = (low + high) / 2
+        plan = make(middle)
+        if 1 - cost(plan) / dense >= target:
+            best, high = plan, middle
+        else:
+            low = middle
+    return best
+
+
+def plan_macs(groups: Groups, plan: PruningPlan) -> int:
+    """MACs after the plan, for the example input that `groups` was found with; exact, no model needed."""
+    shapes = plan_shapes(groups, plan)
+    return round(sum(math.prod(shapes[w]) * p for w, p in groups.positions.items()) + groups.other_macs)
+
+
+def plan_params(groups: Groups, plan: PruningPlan) -> int:
+    """Parameters after the plan (buffers such as running statistics are not counted)."""
+    shapes = plan_shapes(groups, plan)
+    return sum(math.prod(shapes[name]) for name in groups.parameters)
+
+
+def plan_shapes(groups: Groups, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Every tensor's shape after the plan."""
+    plan.check(groups)
+    shapes = {name: list(shape) for name, shape in groups.shapes.items()}
+    for name, keep in plan.keep.items():
+        removed = groups[name].size - len(keep)
+        for member in groups[name].members:
+            shapes[member.tensor][member.dim] -= removed * member.index.shape[1]
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _keep_best(groups: Groups, scores: Mapping[str, Tensor], counts: dict[str, int], note: str) -> PruningPlan:
+    keep = {}
+    for name, score in scores.items():
+        best = score.argsort(descending=True, stable=True)[: counts[name]]
+        keep[name] = tuple(sorted(best.tolist()))
+    return PruningPlan({name: groups[name].size for name in keep}, keep, note)
+
+
+def _normalized(score: Tensor, how: Normalize) -> Tensor:
+    if how not in ("mean", "none"):
+        raise InputError(f"normalize is 'mean' or 'none', got {how!r}.")
+    mean = score.mean()
+    return score / mean if how == "mean" and mean > 0 else score
+
+
+def _checked(groups: Groups, scores: Scores) -> dict[str, Tensor]:
+    if not scores:
+        raise ScoreError("no scores: nothing to rank. Did find_groups find any group?")
+    out = {}
+    for name, score in scores.items():
+        size = groups[name].size  # GroupError when unknown or frozen
+        if tuple(score.shape) != (size,):
+            raise ScoreError(
+                f"'{name}' has {size} units but its scores are {tuple(score.shape)}; give one number a unit."
+            )
+        if not torch.isfinite(score).all():
+            bad = int((~torch.isfinite(score)).nonzero()[0])
+            raise ScoreError(
+                f"the score of unit {bad} in '{name}' is {score[bad].item()}: are there NaN weights or inputs?"
+            )
+        out[name] = score.detach().cpu().double()
+    return out
+
+
+def _check_ratio(name: str, ratio: float) -> None:
+    if not 0 <= ratio < 1:
+        raise InputError(f"{name} is the fraction to remove, from 0 up to but not 1; got {ratio}.")
