@@ -1,0 +1,65 @@
+"""What is minimised for segmentation, and how many labels a batch holds.
+
+    L = CE(out) + aux_weight * CE(aux),   CE = sum over labelled pixels of -log p[label] / number of labelled pixels
+
+The auxiliary head and its weight 0.4 are PSPNet's (Zhao et al., CVPR 2017). Legend: B images, K classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prunekit.errors import DataError, InputError
+from prunekit.metrics import check_labels, logits_of
+
+
+def segmentation_loss(output: Any, target: Tensor, *, ignore: int | None = 255, aux_weight: float = 0.4) -> Tensor:
+    """Cross-entropy over labelled pixels, a scalar.
+
+    output: logits (B,K,h,w), or {"out": logits, "aux": logits}; where h,w differ from the target's they are upsampled
+    bilinearly. target: integers (B,H,W). A batch in which all pixels are ignored gives 0 and zero gradients.
+    Raises DataError for labels outside 0 .. K-1 that are not `ignore`, and for shapes that do not fit.
+    """
+    logits_BKHW = logits_of(output)
+    if target.ndim != 3 or target.is_floating_point():
+        raise DataError(f"mask is {target.dtype} {tuple(target.shape)}; class numbers (B, H, W) are needed.")
+    if logits_BKHW.ndim != 4 or len(logits_BKHW) != len(target):
+        raise DataError(f"logits {tuple(logits_BKHW.shape)} do not fit a mask (B, H, W) = {tuple(target.shape)}.")
+    valid_BHW = torch.ones_like(target, dtype=torch.bool) if ignore is None else target != ignore
+    check_labels(target[valid_BHW], logits_BKHW.shape[1], "target", ignore)
+    truth_BHW = target.long().masked_fill(~valid_BHW, -100)  # the value that cross_entropy leaves out
+    pixels = valid_BHW.sum().clamp(min=1)
+    loss = _sum_of_pixels(logits_BKHW, truth_BHW) / pixels
+    aux_BKHW = output.get("aux") if isinstance(output, dict) else None
+    if aux_BKHW is not None and aux_weight:
+        loss = loss + aux_weight * _sum_of_pixels(aux_BKHW, truth_BHW) / pixels
+    return loss
+
+
+def valid_labels(target: Any) -> int:
+    """How many labels of `target` a mean loss is a mean over; what weighs the parts of a step.
+
+    Maps (B, ...): elements that are neither 255 nor negative. Class numbers (B,): those that are not negative.
+    Anything else with a length: that length.
+    """
+    if isinstance(target, Tensor) and not target.is_floating_point() and target.ndim > 0:
+        counted = (target >= 0) & (target != 255) if target.ndim > 1 else target >= 0
+        return int(counted.sum())
+    if isinstance(target, (Tensor, list, tuple)):
+        return len(target)
+    raise InputError(
+        f"cannot count the labels of a {type(target).__name__}; pass count=, a function from a target to the number "
+        "of labels its loss is the mean of."
+    )
+
+
+def _sum_of_pixels(logits_BKHW: Tensor, truth_BHW: Tensor) -> Tensor:
+    if logits_BKHW.dtype in (torch.float16, torch.bfloat16):
+        logits_BKHW = logits_BKHW.float()  # a sum over 10^6 pixels overflows in half precision
+    if logits_BKHW.shape[2:] != truth_BHW.shape[1:]:
+        logits_BKHW = F.interpolate(logits_BKHW, truth_BHW.shape[1:], mode="bilinear", align_corners=False)
+    return F.cross_entropy(logits_BKHW, truth_BHW, reduction="sum")
