@@ -69,7 +69,7 @@ pins: .tools/bin/uv ## resolve the dependencies anew into pins.txt (make pins UP
 	.tools/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate $(UPGRADE) -o pins.txt
 
 clean: ## remove what was built, not .venv
-	rm -rf demo book/_build book/_static/vendor build dist .coverage coverage.xml .pytest_cache .ruff_cache .benchmarks
+	rm -rf demo book/_build book/generated book/_static/vendor build dist .coverage coverage.xml .pytest_cache .ruff_cache .benchmarks
 
 $(READY): pins.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "prunekit needs Python >= 3.10, $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'

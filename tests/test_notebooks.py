@@ -57,6 +57,12 @@ def test_code_cells_are_short(source: Path):
 
 
 @every_lesson
+def test_code_fits_the_page(source: Path):
+    """The book shows 88 columns without scrolling."""
+    assert [line for cell in code(source) for line in cell.splitlines() if len(line) > 88] == []
+
+
+@every_lesson
 def test_imports_name_what_they_bring(source: Path):
     tree = ast.parse("\n".join(re.sub(r"^\s*[%!].*$", "pass", cell, flags=re.M) for cell in code(source)))
     stars = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]

@@ -56,7 +56,12 @@ def execute(notebook: NotebookNode, folder: Path, *, out: Path | None = None, ti
     if out is not None:
         environment["PRUNEKIT_OUT"] = str(out.resolve())
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel's own warnings are no part of a lesson
     )
     try:
         client.execute(env=environment)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import torch
 from prunekit.course import site
 from prunekit.course.presets import Scale, lesson_minutes, read_scale, words
 
-PACKAGES = ("prunekit", "torch", "torchvision", "timm")
+PACKAGES = ("prunekit", "torch", "timm")
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Course:
     started: float = field(repr=False)
 
     def footer(self) -> None:
-        """Print the provenance line: scale, device, versions, commit, seconds, peak memory."""
+        """Print the provenance: scale, device, versions, commit, seconds, peak memory."""
         took = time.perf_counter() - self.started
-        print(f"{self.lesson} at {self.scale} scale on {device_name(self.device)}; {version_line()}; ", end="")
-        print(f"commit {commit()}; {took:.0f} s; peak memory {peak_mib():.0f} MiB")
+        print(f"{self.lesson} at {self.scale} scale on {device_name(self.device)}, commit {commit()}")
+        print(f"{version_line()}; {took:.0f} s, peak memory {peak_mib():.0f} MiB")
 
 
 def setup(lesson: str, *, seed: int = 0) -> Course:
@@ -52,7 +51,7 @@ def setup(lesson: str, *, seed: int = 0) -> Course:
     torch.manual_seed(seed)
     out = output_folder(lesson)
     print(f"device   {device_name(device)}")
-    print(f"versions {version_line()}, Python {platform.python_version()}")
+    print(f"versions {version_line()}")
     print(f"scale    {scale}: about {words(minutes.at(scale))} for this lesson; change it with PRUNEKIT_SCALE")
     if scale != "mini" and device.type == "cpu":
         print(f"mind     {scale} scale is meant for a GPU: expect many times that on this CPU")

@@ -36,7 +36,7 @@ def test_footer_holds_the_provenance(capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     course.footer()
     said = capsys.readouterr().out
-    for part in ("00_quickstart at mini scale on ", "torch ", "commit ", " s; ", "peak memory "):
+    for part in ("00_quickstart at mini scale on ", "torch ", "commit ", " s, ", "peak memory "):
         assert part in said
 
 
