@@ -6,6 +6,6 @@ samples step n sees), loop (the steps themselves), checkpoint (how a run survive
 
 from prunekit.train.config import TrainConfig, lr_at
 from prunekit.train.loop import Step, Trained, finetune
-from prunekit.train.loss import segmentation_loss, valid_labels
+from prunekit.train.loss import class_weights, segmentation_loss, valid_labels
 
-__all__ = ["Step", "TrainConfig", "Trained", "finetune", "lr_at", "segmentation_loss", "valid_labels"]
+__all__ = ["Step", "TrainConfig", "Trained", "class_weights", "finetune", "lr_at", "segmentation_loss", "valid_labels"]

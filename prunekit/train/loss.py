@@ -17,11 +17,19 @@ from prunekit.errors import DataError, InputError
 from prunekit.metrics import check_labels, logits_of
 
 
-def segmentation_loss(output: Any, target: Tensor, *, ignore: int | None = 255, aux_weight: float = 0.4) -> Tensor:
+def segmentation_loss(
+    output: Any,
+    target: Tensor,
+    *,
+    ignore: int | None = 255,
+    aux_weight: float = 0.4,
+    class_weight: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy over labelled pixels, a scalar.
 
     output: logits (B,K,h,w), or {"out": logits, "aux": logits}; where h,w differ from the target's they are upsampled
-    bilinearly. target: integers (B,H,W). A batch in which all pixels are ignored gives 0 and zero gradients.
+    bilinearly. target: integers (B,H,W). class_weight: (K,) factors on each pixel's loss by its class, see
+    `class_weights`; the sum is still divided by the number of labelled pixels. A batch in which all pixels are ignored gives 0 and zero gradients.
     Raises DataError for labels outside 0 .. K-1 that are not `ignore`, and for shapes that do not fit.
     """
     logits_BKHW = logits_of(output)
@@ -33,11 +41,22 @@ def segmentation_loss(output: Any, target: Tensor, *, ignore: int | None = 255, 
     check_labels(target[valid_BHW], logits_BKHW.shape[1], "target", ignore)
     truth_BHW = target.long().masked_fill(~valid_BHW, -100)  # the value that cross_entropy leaves out
     pixels = valid_BHW.sum().clamp(min=1)
-    loss = _sum_of_pixels(logits_BKHW, truth_BHW) / pixels
+    loss = _sum_of_pixels(logits_BKHW, truth_BHW, class_weight) / pixels
     aux_BKHW = output.get("aux") if isinstance(output, dict) else None
     if aux_BKHW is not None and aux_weight:
-        loss = loss + aux_weight * _sum_of_pixels(aux_BKHW, truth_BHW) / pixels
+        loss = loss + aux_weight * _sum_of_pixels(aux_BKHW, truth_BHW, class_weight) / pixels
     return loss
+
+
+def class_weights(pixels_K: Tensor) -> Tensor:
+    """Weights (K,) ~ 1 / sqrt(frequency), so that thin things are not drowned by roads and walls.
+
+    pixels_K: how many pixels each class has in the training set, (K,). Scaled so that the mean weight of a pixel is 1;
+    a class without pixels gets 0.
+    """
+    share_K = pixels_K.double() / pixels_K.sum()
+    weight_K = torch.where(share_K > 0, share_K.clamp_min(1e-12).rsqrt(), 0.0)
+    return (weight_K / (weight_K * share_K).sum()).float()
 
 
 def valid_labels(target: Any) -> int:
@@ -57,9 +76,10 @@ def valid_labels(target: Any) -> int:
     )
 
 
-def _sum_of_pixels(logits_BKHW: Tensor, truth_BHW: Tensor) -> Tensor:
+def _sum_of_pixels(logits_BKHW: Tensor, truth_BHW: Tensor, class_weight: Tensor | None) -> Tensor:
     if logits_BKHW.dtype in (torch.float16, torch.bfloat16):
         logits_BKHW = logits_BKHW.float()  # a sum over 10^6 pixels overflows in half precision
     if logits_BKHW.shape[2:] != truth_BHW.shape[1:]:
         logits_BKHW = F.interpolate(logits_BKHW, truth_BHW.shape[1:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(logits_BKHW, truth_BHW, reduction="sum")
+    weight_K = class_weight.to(logits_BKHW) if class_weight is not None else None
+    return F.cross_entropy(logits_BKHW, truth_BHW, weight_K, reduction="sum")
