@@ -122,23 +122,23 @@ def _things(dice: Dice, road: tuple[int, int], walk: tuple[int, int]) -> list[Th
 
     inner = min(walk) - 30
     for _ in range(dice.between(1, 4)):  # parked, then driving
-        add("car", -115, -95, 700, 6000, 210)
+        add("car", -115, -95, 700, 4500, 210)
     for _ in range(dice.between(0, 2)):
-        add("car", -330, -230, 800, 7000, 210)
+        add("car", -330, -230, 800, 5000, 210)
     if dice.chance(4):
         add("side car", -300, -120, 1000, 3000, 300)
     for _ in range(dice.between(1, 5)):
-        add("person", 30, inner, 550, 3000, 50)
+        add("person", 30, inner, 500, 2000, 50)
     if dice.chance(5):
-        add("person", -280, -40, 700, 2500, 60)
+        add("person", -280, -40, 600, 1800, 60)
     for _ in range(dice.between(0, 2)):
-        add("bicycle", -60, 40, 600, 2400, 90)
+        add("bicycle", -60, 40, 500, 1500, 90)
+    for _ in range(dice.between(0, 1)):
+        add("lamp", 20, 40, 450, 3000, 40)
     for _ in range(dice.between(0, 2)):
-        add("lamp", 20, 40, 800, 5000, 40)
+        add("light", 15, 45, 600, 2000, 40)
     for _ in range(dice.between(0, 2)):
-        add("light", 15, 45, 700, 3200, 40)
-    for _ in range(dice.between(1, 3)):
-        add("sign", 15, 60, 600, 3000, 40)
+        add("sign", 15, 60, 550, 1900, 40)
     for _ in range(dice.between(0, 4)):
         add("tree", 60, inner, 900, 6000, 120)
     if dice.chance(6):

@@ -134,21 +134,21 @@ def _lamp(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
     """A street lamp with an arm over the road."""
     spot, look = Spot(canvas, camera, thing.right, thing.depth), thing.look
     tall, inward = 480 + look % 260, -1 if thing.right > 0 else 1
-    steel = _post(canvas, world, spot, look >> 10, tall, 8)
+    steel = _post(canvas, world, spot, look >> 10, tall, 9 + look % 3)
     spot.rect(*sorted_pair(0, inward * 150, tall - 14, tall), steel)
     head = canvas.material((255, 232, 170) if world.lamps else (150, 152, 150), POLE, grain=2, glow=world.lamps)
     spot.rect(*sorted_pair(inward * 105, inward * 170, tall - 30, tall - 14), head)
 
 
 def _light(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
-    """A traffic light: a dark box with one lamp on, in half of the cases a second box on an arm."""
+    """A traffic light: a dark box with one lamp on, in a quarter of the cases a second box on an arm."""
     spot, look, number = Spot(canvas, camera, thing.right, thing.depth), thing.look, canvas.new_instance()
     inward = -1 if thing.right > 0 else 1
     boxes = [(0, 250)]
-    steel = _post(canvas, world, spot, look, 250, 6)
+    steel = _post(canvas, world, spot, look, 250, 8)
     on = look >> 4 & 3
-    if look >> 8 & 1:
-        spot.rect(-7, 240, 7, 520, steel)
+    if look >> 8 & 3 == 0:
+        spot.rect(-8, 240, 8, 520, steel)
         spot.rect(*sorted_pair(0, inward * 260, 508, 520), steel)
         boxes.append((inward * 250, 440))
     for x, up in boxes:
@@ -164,7 +164,7 @@ def _sign(canvas: Canvas, camera: Camera, world: World, thing: Thing) -> None:
     """A traffic sign on a post: warning triangle, ban, direction, parking."""
     spot, look, number = Spot(canvas, camera, thing.right, thing.depth), thing.look, canvas.new_instance()
     up = 210 + (look >> 8) % 70
-    _post(canvas, world, spot, look >> 4, up + 60, 5)
+    _post(canvas, world, spot, look >> 4, up + 50, 7)
 
     def face(rgb: RGB) -> int:
         shown = dim(rgb, 180) if world.lamps else rgb  # signs throw headlights back
