@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "prunekit"
 ORDER = """
-errors core data models surgery observe metrics profiling plan reconstruct gates train export viz widgets methods slim
-course cli
+errors core data models surgery observe metrics profiling plan reconstruct gates train export viz widgets methods
+oneshot course cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -84,12 +84,12 @@ def test_the_rule_notices_what_it_forbids(tmp_path: Path, monkeypatch: pytest.Mo
     for text, reason in [
         ("from prunekit.methods import l1", "stand alone"),
         ("def f():\n    from prunekit.course import setup", "comes after it"),
-        ("from prunekit import slim", "comes after it"),
+        ("from prunekit import oneshot", "comes after it"),
         ("from prunekit import prune", "name the module"),
         ("import data_scripts.get_camvid", "not part of the package"),
     ]:
         (folder / "other.py").write_text(text)
-        (tmp_path / "prunekit/slim.py").write_text("")
+        (tmp_path / "prunekit/oneshot.py").write_text("")
         assert [reason in wrong for wrong in violations(folder / "other.py")] == [True], text
     (folder / "other.py").write_text("import torch\nfrom prunekit.core import Scores\nfrom prunekit import errors")
     (tmp_path / "prunekit/errors.py").write_text("")
