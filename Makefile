@@ -12,7 +12,6 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 # One thread for each test process: two processes with all threads each are slower than one.
 CALM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PRUNEKIT_SCALE=mini
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .PHONY: help demo test lab book notebooks bench lint types nbcheck nbval unit pins readme picture clean
 
@@ -41,7 +40,7 @@ nbcheck: $(READY) ## do notebooks and README say what their sources say?
 	$(PY) notebooks/build.py --check
 
 nbval: $(READY) ## run every notebook again and compare the checked cells
-	$(CALM) $(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=120 $(NOTEBOOKS)
+	$(CALM) $(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks/*.ipynb
 
 unit: $(READY) ## pytest with coverage; the benchmarks are in `make bench`
 	$(CALM) $(PY) -m pytest -n $(JOBS) --dist loadfile --ignore=tests/benchmarks --cov --cov-report=term --cov-report=xml
