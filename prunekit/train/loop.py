@@ -73,7 +73,7 @@ def finetune(
     penalty(model): added once a step (sparse training). on_step(step, model): called after each step with the model
     in training. checkpoint: a folder, written every save_every steps and at the end; if it holds a checkpoint of this
     very run, the run goes on from there and ends with the same weights, bit for bit, as an unbroken one. Ctrl-C then
-    waits for the step to end, saves and stops. Start several processes with `accelerate launch`.
+    waits for the step to end, saves and stops. Several processes: `accelerate launch` or `torchrun`.
 
     Raises DataError (empty loader, labels out of range), CheckpointError (damaged, or of another run), InputError, and
     TrainingError when the loss is not finite, before the weights are touched.

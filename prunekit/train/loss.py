@@ -29,7 +29,8 @@ def segmentation_loss(
 
     output: logits (B,K,h,w), or {"out": logits, "aux": logits}; where h,w differ from the target's they are upsampled
     bilinearly. target: integers (B,H,W). class_weight: (K,) factors on each pixel's loss by its class, see
-    `class_weights`; the sum is still divided by the number of labelled pixels. A batch in which all pixels are ignored gives 0 and zero gradients.
+    `class_weights`; the sum is still divided by the number of labelled pixels. A batch in which all pixels are ignored
+    gives 0 and zero gradients.
     Raises DataError for labels outside 0 .. K-1 that are not `ignore`, and for shapes that do not fit.
     """
     logits_BKHW = logits_of(output)
@@ -37,6 +38,8 @@ def segmentation_loss(
         raise DataError(f"mask is {target.dtype} {tuple(target.shape)}; class numbers (B, H, W) are needed.")
     if logits_BKHW.ndim != 4 or len(logits_BKHW) != len(target):
         raise DataError(f"logits {tuple(logits_BKHW.shape)} do not fit a mask (B, H, W) = {tuple(target.shape)}.")
+    if class_weight is not None and class_weight.shape != logits_BKHW.shape[1:2]:
+        raise InputError(f"class_weight is {tuple(class_weight.shape)}; one factor for each of the logits' classes.")
     valid_BHW = torch.ones_like(target, dtype=torch.bool) if ignore is None else target != ignore
     check_labels(target[valid_BHW], logits_BKHW.shape[1], "target", ignore)
     truth_BHW = target.long().masked_fill(~valid_BHW, -100)  # the value that cross_entropy leaves out

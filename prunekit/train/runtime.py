@@ -43,7 +43,8 @@ def one_accelerator(config: TrainConfig) -> Iterator[Accelerator]:
     try:
         yield accelerator
     finally:
-        accelerator.free_memory()
+        if accelerator.device.type != "cpu":
+            accelerator.free_memory()  # a wrapped model is a cycle: it would hold GPU memory until a collection
         if own:
             AcceleratorState._reset_state(reset_partial_state=True)
 
