@@ -60,10 +60,11 @@ class ChannelGroup:
 class Groups(Mapping[str, ChannelGroup]):
     """What `find_groups` returns: group name -> ChannelGroup, plus what must stay and why.
 
-    frozen: name -> reason. shapes: every parameter and buffer the model had, so that a plan or a model from
-    elsewhere is refused. parameters: those of them that are trained, each once. positions: weight name -> how many times each of its elements is multiplied for the
-    example input, so the MACs of any plan are sums of products, no model needed. other_macs: MACs that no weight
-    owns (attention products). example: the example input's shapes, as meta tensors.
+    frozen: layer -> reason. shapes: every parameter and buffer the model had, so that a plan or a model from
+    elsewhere is refused; a tensor with several names is listed once. parameters: those of them that are trained.
+    positions: weight -> how many times each of its elements is multiplied for the example input, so the MACs of any
+    plan are sums of products, no model needed. other_macs: MACs that no weight owns (attention products). example:
+    the example input's shapes, as meta tensors.
     """
 
     table: Mapping[str, ChannelGroup]

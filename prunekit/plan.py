@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunekit.core import Groups, PruningPlan, Scores
 from prunekit.errors import BudgetError, InputError, ScoreError
+from prunekit.profiling import latency_ms
+from prunekit.surgery import prune
 
 How = Literal["uniform", "global"]
 Normalize = Literal["mean", "none"]
@@ -91,7 +93,7 @@ def budget_plan(
     """The gentlest uniform or global plan that removes at least the given fraction of one cost.
 
     Give exactly one of macs_ratio, params_ratio and latency_ratio. MACs and parameters are counted exactly from
-    `groups`; for latency pass measure(plan) -> milliseconds, e.g. `profiling.plan_latency(model, groups, x)`.
+    `groups`; for latency pass measure(plan) -> time, e.g. `plan.latency_of(model, groups, x)`.
     Raises BudgetError with the reachable ratio when the limits do not allow the target; else as uniform_plan.
     """
     given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
@@ -103,7 +105,7 @@ def budget_plan(
     (kind, target), make = targets.popitem(), uniform_plan if how == "uniform" else global_plan
     _check_ratio(f"{kind}_ratio", target)
     if kind == "latency" and measure is None:
-        raise InputError("latency_ratio needs measure(plan) -> ms, e.g. profiling.plan_latency(model, groups, x).")
+        raise InputError("latency_ratio needs measure(plan) -> time, e.g. plan.latency_of(model, groups, x).")
     cost = {"macs": lambda p: plan_macs(groups, p), "params": lambda p: plan_params(groups, p), "latency": measure}[
         kind
     ]
@@ -194,3 +196,17 @@ def _checked(groups: Groups, scores: Scores) -> dict[str, Tensor]:
 def _check_ratio(name: str, ratio: float) -> None:
     if not 0 <= ratio < 1:
         raise InputError(f"{name} is the fraction to remove, from 0 up to but not 1; got {ratio}.")
+
+
+def latency_of(model: nn.Module, groups: Groups, x: Tensor, *, repeats: int = 15) -> Callable[[PruningPlan], float]:
+    """measure(plan) for `budget_plan(latency_ratio=...)`: prunes for real and times it against the dense model.
+
+    Returns the median time of the pruned model relative to the dense one, the two timed in turns, so that a machine
+    that slows down slows both. Noisy by nature: two calls differ by a few percent.
+    """
+
+    def measure(plan: PruningPlan) -> float:
+        times = latency_ms({"dense": model, "pruned": prune(model, groups, plan)}, x, repeats=repeats)
+        return times["pruned"] / times["dense"]
+
+    return measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Backbone(nn.Module):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise InputError(f"output_stride is 8, 16 or 32, got {output_stride}.")
-        self.body = timm.create_model(
+        self.body: Any = timm.create_model(
             name,
             features_only=True,
             out_indices=tuple(taps),

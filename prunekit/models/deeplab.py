@@ -54,7 +54,8 @@ class ASPP(nn.Module):
 class _Segmenter(nn.Module):
     """What both versions share: an optional auxiliary head, and logits at the image's size."""
 
-    aux: nn.Module | None
+    backbone: Backbone
+    aux: nn.Sequential | None
 
     def heads(self, features: list[Tensor]) -> Tensor:
         raise NotImplementedError

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import CertificateError
 from prunekit.surgery.cut import kept_positions, mask, prune, take
-from prunekit.surgery.trace import as_call, check_inputs, training_mode
+from prunekit.surgery.trace import as_call, check_inputs, first_names, tensors_of, training_mode
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -90,7 +90,7 @@ def check_equivalence(
 
 def _compare_tensors(model: nn.Module, small: nn.Module, groups: Groups, plan: PruningPlan) -> int:
     kept, cut = kept_positions(groups, plan), small.state_dict()
-    for name, source in model.state_dict().items():
+    for name, source in tensors_of(model).items():
         expected = take(source, kept.get(name, {}))
         if name not in cut or cut[name].shape != expected.shape:
             have = tuple(cut[name].shape) if name in cut else "missing"
@@ -103,14 +103,15 @@ def _compare_tensors(model: nn.Module, small: nn.Module, groups: Groups, plan: P
                 f"'{name}' does not hold the kept weights of the original: check before fine-tuning, "
                 "or was the small model made by another plan?"
             )
-    return len(cut)
+    return len(groups.shapes)
 
 
 def _loaded(small: nn.Module, noisy: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     """The small model itself, in float64, with its share of the randomised weights."""
     kept = kept_positions(groups, plan)
     candidate = _double(small)
-    candidate.load_state_dict({n: take(t, kept.get(n, {})) for n, t in noisy.state_dict().items()})
+    first = first_names(noisy)
+    candidate.load_state_dict({n: take(t, kept.get(first[n], {})) for n, t in noisy.state_dict().items()})
     return candidate
 
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import PlanError
-from prunekit.surgery.trace import as_call, training_mode
+from prunekit.surgery.trace import as_call, tensors_of, training_mode
 
 Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
 
@@ -91,7 +91,7 @@ def _zeroed(tensor: Tensor, gone: dict[int, Tensor]) -> Tensor:
 
 def check_model(model: nn.Module, groups: Groups) -> None:
     """PlanError unless the model has exactly the tensors that `groups` was found on."""
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
     for name, shape in groups.shapes.items():
         if shapes.get(name) != shape:
             raise PlanError(
@@ -101,13 +101,13 @@ def check_model(model: nn.Module, groups: Groups) -> None:
 
 
 def _each(model: nn.Module, cuts: Kept) -> list[tuple[str, Tensor, dict[int, Tensor]]]:
-    state = model.state_dict(keep_vars=True)
+    state = tensors_of(model)
     return [(name, state[name], axes) for name, axes in cuts.items()]
 
 
 def _with_tensors(model: nn.Module, new: dict[str, Tensor]) -> nn.Module:
     """A deep copy in which some tensors are replaced: deepcopy asks `memo` first, so the old ones are not copied."""
-    state = model.state_dict(keep_vars=True)
+    state = tensors_of(model)
     memo: dict[int, object] = {}
     for name, tensor in new.items():
         old = state[name]
@@ -119,7 +119,7 @@ def _fit_sizes(module: nn.Module, source: nn.Module) -> None:
     """Set the numbers that torch's own layers keep beside their tensors."""
     weight = getattr(module, "weight", None)
     if isinstance(module, _ConvNd):
-        _fit_conv(module, source)
+        _fit_conv(module, source.weight.shape)  # type: ignore[arg-type,union-attr]
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _NormBase) and (weight is not None or module.running_mean is not None):
@@ -132,10 +132,10 @@ def _fit_sizes(module: nn.Module, source: nn.Module) -> None:
         module.num_parameters = module.weight.numel()
 
 
-def _fit_conv(conv: _ConvNd, source: nn.Module) -> None:
-    old, new = source.weight.shape, conv.weight.shape  # type: ignore[union-attr]
+def _fit_conv(conv: _ConvNd, old: torch.Size) -> None:
+    new = conv.weight.shape
     if conv.groups > 1 and old[1] == 1:  # depth-wise: one group a channel (or a multiple)
-        conv.groups = conv.groups * new[0] // old[0]
+        conv.groups = conv.groups * new[0] // old[0]  # type: ignore[misc]
     across, along = (new[1] * conv.groups, new[0]) if conv.transposed else (new[0], new[1] * conv.groups)
     conv.out_channels, conv.in_channels = across, along
 
@@ -143,7 +143,8 @@ def _fit_conv(conv: _ConvNd, source: nn.Module) -> None:
 def _check_runs(small: nn.Module, groups: Groups) -> None:
     """Run the shapes, not the numbers: sizes that live in Python code show up here and not on the user's device."""
     with _quiet(), FakeTensorMode() as fake, training_mode(small, False), torch.no_grad():
-        state = {n: fake.from_tensor(t) for n, t in (*small.named_parameters(), *small.named_buffers())}
+        real = (*small.named_parameters(), *small.named_buffers())
+        state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in real}
         weight = next(small.parameters())
         example = pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
         args, kwargs = as_call(example)

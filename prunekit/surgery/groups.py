@@ -18,7 +18,7 @@ from prunekit.core import ChannelGroup, Groups, Kind, Member, Role
 from prunekit.errors import GroupError, TraceError
 from prunekit.surgery.labels import Labels, Solution
 from prunekit.surgery.rules import RULES, Walk, op_name, unknown
-from prunekit.surgery.trace import export
+from prunekit.surgery.trace import export, first_names, tensors_of
 from prunekit.surgery.values import Value, freeze_value, place
 
 
@@ -31,23 +31,24 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
     GroupError (a name in `freeze` is unknown).
     """
     walk = Walk()
-    params = {name: _labelled(walk.labels, name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
-    walk_graph(walk, export(model, example), params)
+    params = {name: _labelled(walk.labels, name, tensor) for name, tensor in tensors_of(model).items()}
+    aliases = first_names(model)
+    walk_graph(walk, export(model, example), params, aliases)
     # A head that only works in training (an auxiliary classifier) reads channels too: follow that mode as well.
     notes: dict[str, str] = {}
     unreached = [name for name, _ in model.named_parameters() if name not in walk.order]
     if unreached:
         macs = dict(walk.positions), walk.other_macs
         try:
-            walk_graph(walk, export(model, example, training=True), params)
+            walk_graph(walk, export(model, example, training=True), params, aliases)
         except TraceError as err:
             notes = {_module_of(name): f"only training could reach it: {err}" for name in unreached}
         walk.positions, walk.other_macs = macs
     _freeze_named(walk, params, freeze)
     table, frozen = _assemble(walk, params)
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
     example = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), example)
-    names = tuple(name for name, _ in model.named_parameters())
+    names = tuple(name for name, t in tensors_of(model).items() if isinstance(t, nn.Parameter))
     return Groups(table, {**frozen, **notes}, shapes, names, dict(walk.positions), walk.other_macs, example)
 
 
@@ -56,14 +57,16 @@ def _labelled(labels: Labels, name: str, tensor: torch.Tensor) -> Value:
     return Value(tuple(tensor.shape), tuple(f for f in lines if f.any()), name)
 
 
-def walk_graph(walk: Walk, program: torch.export.ExportedProgram, params: dict[str, Value]) -> None:
-    """Apply the rules from inputs to outputs."""
+def walk_graph(
+    walk: Walk, program: torch.export.ExportedProgram, params: dict[str, Value], aliases: dict[str, str]
+) -> None:
+    """Apply the rules from inputs to outputs. aliases: any name of a tensor -> the name it has in `params`."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            name = names.get(node.name)
-            walk.values[node] = params.get(name) if name in params else _neutral(node.meta.get("val"))
+            param = params.get(aliases.get(names.get(node.name, ""), ""))
+            walk.values[node] = param if param is not None else _neutral(node.meta.get("val"))
         elif node.op == "call_function":
             for value in walk.inputs(node):
                 walk.reach(value)

@@ -69,6 +69,23 @@ def check_inputs(model: nn.Module, example: Any) -> None:
             )
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, each tensor once: of a shared one only the first name counts."""
+    named: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            named[name] = tensor
+    return named
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name in the state dict -> the first name of the same tensor."""
+    first = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    return {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
 def _twice(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
 
