@@ -19,6 +19,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## lesson 00 without a browser: a pruned, proved, exported network in demo/
+	@$(PY) book/vendor.py >/dev/null 2>&1 || echo "MathJax could not be fetched: equations in demo/ stay as TeX"
 	@$(PY) -m prunekit.cli demo --out demo
 
 test: $(READY) ## everything a change must pass

@@ -76,8 +76,12 @@ def test_a_lesson_runs_in_this_python(tmp_path: Path):
 def test_html_keeps_alt_text_and_inlines_pictures(tmp_path: Path):
     picture = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
     picture.metadata = nbformat.from_dict({"image/png": {"alt": 'masks "before"'}})
-    cell = nbformat.v4.new_code_cell("1", outputs=[picture])
-    page = lesson.to_html(nbformat.v4.new_notebook(cells=[cell]), tmp_path, "tiny")
+    (tmp_path / "badge.svg").write_text("<svg/>")
+    text = nbformat.v4.new_markdown_cell("![badge](../badge.svg) ![gone](gone.png)")
+    cells = [text, nbformat.v4.new_code_cell("1", outputs=[picture])]
+    (tmp_path / "notebooks").mkdir()
+    page = lesson.to_html(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks", "tiny")
+    assert '<img alt="badge" src="data:image/svg+xml;base64,PHN2Zy8+"' in page and 'src="gone.png"' in page
     assert 'alt="masks &quot;before&quot;"' in page or "alt='masks \"before\"'" in page
     assert "data:image/png;base64,iVBORw0KGgo=" in page
 

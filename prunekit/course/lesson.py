@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import mimetypes
 import os
 import re
 from pathlib import Path
@@ -13,12 +15,13 @@ from prunekit.errors import InputError, MissingDependencyError, PrunekitError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-# nbconvert's page loads three scripts from the net; ours carries MathJax inside when the book has fetched it.
+# nbconvert's page loads its scripts from the net; ours carries MathJax inside when the book has fetched it.
 TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js_requirejs -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{{ resources.mathjax_inline }}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
 {%- block data_png scoped -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img style="max-width:100%" alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}"
@@ -76,11 +79,19 @@ def to_html(notebook: NotebookNode, folder: Path, title: str) -> str:
         from nbconvert import HTMLExporter
     except ImportError as err:
         raise MissingDependencyError("HTML needs nbconvert: pip install 'prunekit[course]'.") from err
-    exporter = HTMLExporter(
-        embed_images=True, extra_loaders=[DictLoader({"lesson.html.j2": TEMPLATE})], template_file="lesson.html.j2"
-    )
-    resources = {"metadata": {"name": title, "path": str(folder)}, "mathjax_inline": _mathjax()}
-    return exporter.from_notebook_node(notebook, resources=resources)[0]
+    exporter = HTMLExporter(extra_loaders=[DictLoader({"lesson.html.j2": TEMPLATE})], template_file="lesson.html.j2")
+    resources = {"metadata": {"name": title}, "mathjax_inline": _mathjax()}
+    page, _ = exporter.from_notebook_node(notebook, resources=resources)
+    return re.sub(r'(<img [^>]*?src=")([^":]+)(")', lambda found: _inline(found, folder), page)
+
+
+def _inline(found: re.Match[str], folder: Path) -> str:
+    """A picture of the repository as part of the page; nbconvert's own option stops at the notebook's folder."""
+    path = folder / found[2]
+    kind, _ = mimetypes.guess_type(path.name)
+    if kind is None or not path.is_file():
+        return found[0]
+    return f"{found[1]}data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}{found[3]}"
 
 
 def _mathjax() -> str:
