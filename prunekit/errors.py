@@ -56,5 +56,9 @@ class TrainingError(PrunekitError, ArithmeticError):
     """Training went wrong in the numbers: the loss is no longer finite."""
 
 
+class ExportError(PrunekitError, RuntimeError):
+    """An exported file does not compute what the model computes, or cannot be made; nothing is left on disk."""
+
+
 class MissingDependencyError(PrunekitError, ImportError):
     """An optional package is not installed; the message gives the pip line."""
