@@ -6,6 +6,8 @@ early releases of Python 3.10, and zip files have none.
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -19,6 +21,16 @@ from _download import safe_path
 
 from prunekit.errors import DownloadError
 
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # an encrypted zip
+    NotImplementedError,
+)
 LINK = 0o120000  # the file type of a symbolic link in a zip entry's Unix mode
 
 
@@ -52,8 +64,11 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 8 << 30) -> list[Pat
                     shutil.copyfileobj(source, sink, 1 << 20)
                 if target.stat().st_size != member.size:
                     raise DownloadError(f"{archive}: {member.name!r} is cut short; fetch the archive again.")
+            if isinstance(file, tarfile.TarFile) and file.fileobj:
+                while file.fileobj.read(1 << 20):  # gzip compares its checksum at the very end only
+                    pass
         part.replace(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError) as err:
+    except _DAMAGE as err:
         raise DownloadError(f"{archive} cannot be unpacked ({err}); fetch it again.") from err
     except OSError as err:
         if isinstance(err, DownloadError):

@@ -149,7 +149,7 @@ def test_near_things_hide_far_ones():
 
 def test_hidden_things_have_no_box():
     car, child = Thing("car", 0, 700, 3), Thing("person", 0, 1150, 8)
-    label, number, seen = painted(child, car)
+    label, _, seen = painted(child, car)
     assert not (label == PERSON).any() and len(seen) == 1
     assert len(painted(child)[2]) == 1
 
