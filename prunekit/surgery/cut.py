@@ -143,13 +143,13 @@ def _fit_conv(conv: _ConvNd, old: torch.Size) -> None:
 def _check_runs(small: nn.Module, groups: Groups) -> None:
     """Run the shapes, not the numbers: sizes that live in Python code show up here and not on the user's device."""
     with _quiet(), FakeTensorMode() as fake, training_mode(small, False), torch.no_grad():
-        real = (*small.named_parameters(), *small.named_buffers())
+        real = (*small.named_parameters(remove_duplicate=False), *small.named_buffers(remove_duplicate=False))
         state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in real}
         weight = next(small.parameters())
         example = pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
         args, kwargs = as_call(example)
         try:
-            torch.func.functional_call(small, state, args, kwargs)
+            torch.func.functional_call(small, state, args, kwargs, tie_weights=False)
         except Exception as err:
             raise PlanError(
                 f"the pruned {type(small).__name__} does not run ({type(err).__name__}: {str(err).splitlines()[0]}): "

@@ -1,0 +1,83 @@
+"""The core types refuse nonsense, and a plan survives the trip through a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from prunekit.core import ChannelGroup, Groups, PruningPlan
+from prunekit.errors import GroupError, PlanError, PrunekitError
+
+PLAN = PruningPlan({"a": 4, "b": 3}, {"a": (0, 3), "b": (1,)}, note='half of "a"')
+
+
+def test_a_plan_survives_a_file(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    assert PruningPlan.load(tmp_path / "plan.json") == PLAN
+    assert [f.name for f in tmp_path.iterdir()] == ["plan.json"]  # nothing half written is left
+
+
+def test_an_empty_plan_survives_too() -> None:
+    assert PruningPlan.from_json(PruningPlan({}, {}).to_json()) == PruningPlan({}, {})
+
+
+def test_one_group_a_line_so_that_diffs_read_well() -> None:
+    lines = PLAN.to_json().splitlines()
+    assert '    "a": [0,3],' in lines
+    assert '    "b": [1]' in lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1, 2]", "{}", '{"format": "prunekit-plan-1"}', PLAN.to_json()[:40], PLAN.to_json().replace("[1]", '["x"]')],
+)
+def test_what_is_no_plan_is_refused(text: str) -> None:
+    with pytest.raises(PlanError, match="not a pruning plan"):
+        PruningPlan.from_json(text)
+
+
+def test_a_plan_of_another_format_is_refused() -> None:
+    with pytest.raises(PlanError, match="'prunekit-plan-9', this version reads 'prunekit-plan-1'"):
+        PruningPlan.from_json(PLAN.to_json().replace("plan-1", "plan-9"))
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"a": ()}, "removes all 4 units of 'a'"),
+        ({"a": (3, 0)}, "ascending"),
+        ({"a": (0, 0)}, "distinct"),
+        ({"a": (0, 4)}, "from 0 to 3"),
+        ({"a": (-1, 2)}, "from 0 to 3"),
+        ({"c": (0,)}, "does not say how many"),
+    ],
+)
+def test_an_impossible_plan_cannot_be_made(keep: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        PruningPlan({"a": 4}, keep)
+
+
+def test_ratio_is_the_fraction_removed() -> None:
+    assert (PLAN.ratio("a"), PLAN.ratio("elsewhere")) == (0.5, 0.0)
+
+
+def test_groups_name_what_is_unknown_and_why_the_rest_stays() -> None:
+    groups = Groups({"a": ChannelGroup("a", 4, "channel", ())}, {"head": "the model returns it"})
+    assert (list(groups), len(groups), "a" in groups, "head" in groups) == (["a"], 1, True, False)
+    with pytest.raises(GroupError, match="no group 'x'. This model has 1 groups: a"):
+        groups["x"]
+    with pytest.raises(GroupError, match="'head' must keep its size: the model returns it"):
+        groups["head"]
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PLAN.note = "other"  # type: ignore[misc]
+
+
+def test_every_error_is_ours_and_a_builtin_where_one_fits() -> None:
+    assert issubclass(PlanError, PrunekitError)
+    assert issubclass(PlanError, ValueError)
+    assert issubclass(GroupError, KeyError)
