@@ -1,0 +1,212 @@
+"""Exported files against the model in float64, files that must be refused, and what is left on the disk."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import prunekit.export as export
+from prunekit.core import PruningPlan
+from prunekit.errors import ExportError, InputError, MissingDependencyError
+from prunekit.export import export_onnx
+
+X = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+
+
+class Net(nn.Module):
+    """A small segmentation net: batch norm with real statistics, a strided layer, upsampling; dict output if asked."""
+
+    def __init__(self, wrap: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3, 2, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.drop, self.wrap = nn.Dropout(0.5), wrap
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        h = self.drop(self.norm(self.a(x)).relu())
+        y = nn.functional.interpolate(self.b(h), x.shape[2:], mode="bilinear")
+        return {"out": y, "aux": h} if self.wrap else y
+
+
+def _run(path: Path, x: torch.Tensor) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(path).run(None, {"image": x.numpy()})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Path, export.OnnxExport, dict]:
+    """One export with everything asked for."""
+    path = tmp_path_factory.mktemp("export") / "net.onnx"
+    meta = {
+        "plan": PruningPlan({"a": 8}, {"a": (0, 2, 5)}),
+        "classes": ["road", "sky"],
+        "palette": torch.tensor([[1, 2, 3]], dtype=torch.uint8),
+        "licence": "CC0",
+    }
+    net = Net().train()
+    net.norm.eval()
+    result = export_onnx(net, X, path, dynamic_batch=True, meta=meta)
+    assert [net.training, net.norm.training, net.drop.training] == [True, False, True]
+    return path, result, meta
+
+
+def test_the_file_computes_what_the_model_computes(exported):
+    path, result, _ = exported
+    with torch.no_grad():
+        truth = Net().double().eval()(X.double())
+        eager = Net().eval()(X)
+    error = (torch.from_numpy(_run(path, X)[0]).double() - truth).abs().max() / truth.abs().max()
+    assert error <= result.max_error < 1e-5
+    assert 0 < (eager.double() - truth).abs().max() / truth.abs().max() <= result.eager_error < 1e-5
+    assert result.argmax_agreement > 0.99
+    assert result.bytes == path.stat().st_size and result.path == path
+
+
+def test_it_is_one_whole_file_and_a_card(exported):
+    path, result, _ = exported
+    assert sorted(p.name for p in path.parent.iterdir()) == ["net.export.json", "net.onnx"]
+    onnx.checker.check_model(path, full_check=True)
+    card = json.loads((path.parent / "net.export.json").read_text())
+    assert card["max_error"] == result.max_error and card["path"] == "net.onnx" and card["outputs"] == ["logits"]
+    assert card["meta"]["prunekit.licence"] == "CC0" and card["dynamic_batch"] is True
+
+
+def test_metadata_travels_with_the_model(exported):
+    path, _, meta = exported
+    stored = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert PruningPlan.from_json(stored["prunekit.plan"]) == meta["plan"]
+    assert json.loads(stored["prunekit.classes"]) == meta["classes"]
+    assert json.loads(stored["prunekit.palette"]) == [[1, 2, 3]] and stored["prunekit.licence"] == "CC0"
+
+
+def test_no_paths_of_this_machine_in_the_file(exported):
+    data = exported[0].read_bytes()
+    assert b"site-packages" not in data and str(Path.cwd()).encode() not in data
+    names = [p.key for node in onnx.load(exported[0]).graph.node for p in node.metadata_props]
+    assert set(names) <= {"pkg.torch.onnx.name_scopes"}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_dynamic_batch_takes_any_size(exported, batch: int):
+    x = torch.randn(batch, 3, 8, 12)
+    with torch.no_grad():
+        np.testing.assert_allclose(_run(exported[0], x)[0], Net().eval()(x).numpy(), atol=1e-5)
+
+
+def test_a_fixed_batch_and_a_dict_of_outputs(tmp_path: Path, capfd):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"an older file")
+    export_onnx(Net(wrap=True), X, str(path))
+    assert capfd.readouterr() == ("", "")  # no chatter
+    session = onnxruntime.InferenceSession(path)
+    assert [(o.name, o.shape) for o in session.get_outputs()] == [("out", [1, 4, 8, 12]), ("aux", [1, 8, 4, 6])]
+    with torch.no_grad():
+        eager = Net(wrap=True).eval()(X)
+    for found, name in zip(_run(path, X), ("out", "aux"), strict=True):
+        np.testing.assert_allclose(found, eager[name].numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def tampered(monkeypatch):
+    """Lets the exporter see other weights than the proof: the control that must fail."""
+
+    def with_factor(factor: float) -> None:
+        def write(model, *args):
+            model = copy.deepcopy(model)
+            model.b.weight.data.mul_(factor)
+            return original(model, *args)
+
+        original = export._write
+        monkeypatch.setattr(export, "_write", write)
+
+    return with_factor
+
+
+def test_a_file_that_is_off_is_refused_and_nothing_is_left(tmp_path: Path, tampered):
+    tampered(1 + 1e-4)
+    kept = tmp_path / "old.onnx"
+    kept.write_bytes(b"an older file")
+    with pytest.raises(ExportError, match=r"off by .* on a batch of \(1, 3, 8, 12\)"):
+        export_onnx(Net(), X, kept)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.onnx"] and kept.read_bytes() == b"an older file"
+
+
+def test_another_choice_of_class_is_refused_whatever_the_tolerance(tmp_path: Path, tampered):
+    tampered(-1)
+    with pytest.raises(ExportError, match=r"chooses another class for \d+"):
+        export_onnx(Net(), X, tmp_path / "net.onnx", tolerance=1e12)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_returns_nan_is_refused(tmp_path: Path):
+    net = Net()
+    net.b.bias.data[0] = float("nan")
+    with pytest.raises(ExportError, match="off by nan"):
+        export_onnx(net, X, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_code_the_exporter_cannot_follow(tmp_path: Path):
+    class Depends(nn.Module):
+        def forward(self, x):
+            return x + 1 if x.sum() > 0 else x - 1
+
+    with pytest.raises(ExportError, match="Depends cannot be exported: "):
+        export_onnx(Depends(), X, tmp_path / "net.onnx")
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.reshape(1, 3, -1)
+
+    with pytest.raises(ExportError, match="Try dynamic_batch=False"):
+        export_onnx(Fixed(), X, tmp_path / "net.onnx", dynamic_batch=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named_with_the_pip_line(tmp_path: Path, monkeypatch, package: str):
+    monkeypatch.setitem(sys.modules, package, None)  # what an absent package looks like to import
+    with pytest.raises(MissingDependencyError, match=rf'needs {package}: pip install "prunekit\[onnx\]"'):
+        export_onnx(Net(), X, tmp_path / "net.onnx")
+
+
+def test_paths_that_cannot_be_written(tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot write to .*absent .*create it"):
+        export_onnx(Net(), X, tmp_path / "absent" / "net.onnx")
+    with pytest.raises(InputError, match="is a folder"):
+        export_onnx(Net(), X, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to"):
+        export_onnx(Net(), X, tmp_path / "file" / "net.onnx")
+
+
+def test_inputs_that_cannot_work(tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    with pytest.raises(InputError, match="x is a tuple"):
+        export_onnx(Net(), (X,), path)
+    with pytest.raises(InputError, match="x is on meta"):
+        export_onnx(Net(), X.to("meta"), path)
+    with pytest.raises(InputError, match="float batch"):
+        export_onnx(Net(), X.long(), path)
+    with pytest.raises(InputError, match="does not run on x"):
+        export_onnx(Net(), torch.zeros(1, 5, 8, 8), path)
+    with pytest.raises(InputError, match=r"meta\['when'\] is of type object"):
+        export_onnx(Net(), X, path, meta={"when": object()})
+    with pytest.raises(InputError, match="float Tensors"):
+        export_onnx(nn.Sequential(Net(), Argmax()), X, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Argmax(nn.Module):
+    def forward(self, x):
+        return x.argmax(1)
