@@ -131,24 +131,15 @@ def _receive(url: str, part: Path, timeout: float) -> None:
             raise _Retry(f"the server answered {err.code} {err.reason}") from err
         raise DownloadError(f"{url}: the server answered {err.code} {err.reason}. Is the address still right?") from err
     with answer:
-        start = have if answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), have) else 0
+        start = have if answer.status == 206 else 0  # 200: the server sends all of it again
         announced = answer.headers.get("Content-Length")
         with part.open("ab" if start else "wb") as file:
             while block := answer.read(CHUNK):
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-    if answer.status == 206 and have and not start:
-        part.unlink()
-        raise _Retry("the server sent another range than asked for")
     if announced and part.stat().st_size < start + int(announced):
         raise _Retry(f"the transfer stopped after {part.stat().st_size} of {start + int(announced)} bytes")
-
-
-def _starts_at(content_range: str | None, byte: int) -> bool:
-    """Whether a Content-Range header starts at this byte."""
-    found = re.match(r"bytes (\d+)-", content_range or "")
-    return bool(found) and int(found[1]) == byte
 
 
 def fetch_all(
