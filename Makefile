@@ -13,6 +13,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 # One thread for each test process: two processes with all threads each are slower than one.
 CALM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PRUNEKIT_SCALE=mini
 
+.NOTPARALLEL:
 .PHONY: help demo test lab book notebooks bench lint types nbcheck nbval unit pins readme picture clean
 
 help: ## this list
@@ -22,13 +23,8 @@ demo: $(READY) ## lesson 00 without a browser: a pruned, proved, exported networ
 	@$(PY) book/vendor.py >/dev/null 2>&1 || echo "MathJax could not be fetched: equations in demo/ stay as TeX"
 	@$(PY) -m prunekit.cli demo --out demo
 
-test: $(READY) ## everything a change must pass
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory types
-	@$(MAKE) --no-print-directory nbcheck
-	@$(MAKE) --no-print-directory book
-	@$(MAKE) --no-print-directory nbval
-	@$(MAKE) --no-print-directory unit
+test: $(READY) ## everything a change must pass; a step that fails does not hide the others
+	@$(MAKE) --no-print-directory --keep-going lint types nbcheck book nbval unit
 
 lint: $(READY) ## ruff, rules and format
 	$(PY) -m ruff check .
