@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import PlanError
-from prunekit.surgery.trace import as_call, tensors_of, training_mode
+from prunekit.surgery.trace import as_call, tensors_of
 
 Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
 
@@ -110,8 +110,7 @@ def _with_tensors(model: nn.Module, new: dict[str, Tensor]) -> nn.Module:
     state = tensors_of(model)
     memo: dict[int, object] = {}
     for name, tensor in new.items():
-        old = state[name]
-        memo[id(old)] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        memo[id(state[name])] = _as(state[name], tensor)
     return copy.deepcopy(model, memo)
 
 
@@ -142,19 +141,23 @@ def _fit_conv(conv: _ConvNd, old: torch.Size) -> None:
 
 def _check_runs(small: nn.Module, groups: Groups) -> None:
     """Run the shapes, not the numbers: sizes that live in Python code show up here and not on the user's device."""
-    with _quiet(), FakeTensorMode() as fake, training_mode(small, False), torch.no_grad():
-        real = (*small.named_parameters(remove_duplicate=False), *small.named_buffers(remove_duplicate=False))
-        state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in real}
-        weight = next(small.parameters())
-        example = pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
-        args, kwargs = as_call(example)
+    weight = next(small.parameters())
+    example = pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
+    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+        memo = {id(t): _as(t, fake.from_tensor(t)) for t in (*small.parameters(), *small.buffers())}
+        stand_in = copy.deepcopy(small, memo).eval()
+        args, kwargs = as_call(pytree.tree_map_only(Tensor, fake.from_tensor, example))
         try:
-            torch.func.functional_call(small, state, args, kwargs, tie_weights=False)
+            stand_in(*args, **kwargs)
         except Exception as err:
             raise PlanError(
                 f"the pruned {type(small).__name__} does not run ({type(err).__name__}: {str(err).splitlines()[0]}): "
                 "its Python code has a size built in. Freeze the layers involved: find_groups(model, x, freeze=[...])."
             ) from err
+
+
+def _as(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
