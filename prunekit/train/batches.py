@@ -42,14 +42,23 @@ def seed_of(*key: int | str) -> int:
 @contextmanager
 def dice(*key: int | str) -> Iterator[int]:
     """Set the dice of torch (CPU), Python and NumPy by a key inside the block; afterwards they are as before."""
+    with _kept_dice():
+        yield _set_dice(*key)
+
+
+def _set_dice(*key: int | str) -> int:
     seed = seed_of(*key)
-    # NumPy's global generator is what augmentations in the wild use
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global generator is what augmentations in the wild use)
+    return seed
+
+
+@contextmanager
+def _kept_dice() -> Iterator[None]:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        yield seed
+        yield
     finally:
         torch.set_rng_state(before[0])
         random.setstate(before[1])
@@ -91,10 +100,13 @@ class _Repeatable(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        place, index = key
-        with dice("sample", self.seed, place):
-            return self.dataset[index]
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
+        with _kept_dice():  # once a batch: saving them takes longer than setting them
+            return [self._sample(place, index) for place, index in keys]
+
+    def _sample(self, place: int, index: int) -> Any:
+        _set_dice("sample", self.seed, place)
+        return self.dataset[index]
 
 
 def _from_samples(loader: DataLoader[Any], seed: int, span: range, share: Share) -> Iterator[Any]:
