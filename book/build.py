@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source
 def main() -> int:
     """Build everything; returns the exit status."""
     fetch()
+    shutil.rmtree(BOOK / "_build", ignore_errors=True)  # a page that is gone must not linger
     GENERATED.mkdir(exist_ok=True)
     (GENERATED / "results.md").write_text(results(ledger.load(folder=BOOK / "results")))
     (GENERATED / "minutes.md").write_text(minutes())
