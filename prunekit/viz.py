@@ -69,7 +69,7 @@ def mask_grid(
 
 
 def iou_bars(ious: Mapping[str, Sequence[float]], names: Sequence[str]) -> Figure:
-    """IoU of every class, one bar per model (title -> (K,)), ordered by the first model; absent classes are left out."""
+    """IoU of every class, a bar per model (title -> (K,)), best class first; absent classes are left out."""
     from matplotlib import pyplot as plt
 
     first = torch.tensor(next(iter(ious.values())))
@@ -79,7 +79,7 @@ def iou_bars(ious: Mapping[str, Sequence[float]], names: Sequence[str]) -> Figur
     for i, ((title, values), color) in enumerate(zip(ious.items(), colors(len(ious)))):
         at = np.arange(len(order)) + (i - (len(ious) - 1) / 2) * step
         ax.bar(at, [values[k] for k in order], step, label=title, color=color)
-    ax.set_xticks(range(len(order)), [names[k] for k in order], rotation=40, ha="right")
+    ax.set_xticks(range(len(order)), [str(names[k]) for k in order], rotation=40, ha="right")
     ax.set_ylabel("IoU")
     ax.set_ylim(0, 1)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,64 @@
+"""The trained mini networks that come with the package: load("deeplabv3_mini").
+
+A checkpoint is NAME.safetensors beside NAME.json, its card: how it was trained, how good it is, and the sha256 of the
+weights. data_scripts/make_checkpoints.py made them and makes them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from torch import nn
+
+from prunekit.errors import CheckpointError, InputError
+from prunekit.models.deeplab import deeplabv3_mini
+
+FOLDER = Path(__file__).parent / "checkpoints"
+BUILDERS: dict[str, Callable[[], nn.Module]] = {"deeplabv3_mini": deeplabv3_mini}
+
+
+def load(name: str, *, folder: Path = FOLDER) -> nn.Module:
+    """A trained mini network in eval mode, on the CPU.
+
+    deeplabv3_mini: 12 classes of the synthetic scenes, input (B, 3, 64, 128), ImageNet-normalised.
+    Raises InputError for an unknown name, CheckpointError for a file that is missing, damaged or of another network.
+    """
+    model, weights = build(name), folder / f"{name}.safetensors"
+    expected = card(name, folder=folder)["sha256"]
+    try:
+        raw = weights.read_bytes()
+    except OSError as err:
+        raise CheckpointError(f"cannot read {weights} ({err.strerror}); install prunekit again.") from err
+    if hashlib.sha256(raw).hexdigest() != expected:
+        raise CheckpointError(f"{weights} has {len(raw)} bytes that are not those of its card: install prunekit again.")
+    try:
+        model.load_state_dict(read_tensors(raw))
+    except (SafetensorError, RuntimeError) as err:
+        raise CheckpointError(f"{weights} is not a {name} checkpoint: {str(err).splitlines()[0]}") from err
+    return model.eval()
+
+
+def card(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
+    """How a checkpoint was trained and how good it is."""
+    path = folder / f"{_known(name)}.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as err:
+        raise CheckpointError(f"cannot read {path} ({err}); install prunekit again.") from err
+
+
+def build(name: str) -> nn.Module:
+    """The same network with fresh random weights."""
+    return BUILDERS[_known(name)]()
+
+
+def _known(name: str) -> str:
+    if name not in BUILDERS:
+        raise InputError(f"no mini network {name!r}; there are: {', '.join(BUILDERS)}.")
+    return name
