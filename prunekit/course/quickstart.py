@@ -92,7 +92,7 @@ def run(*, scale: Scale, dataset: str | None, root: Path | None, out: Path, seed
     dataset = dataset or preset.dataset
     task = load_task(dataset, size=preset.size, root=root)
     start, device = time.perf_counter(), pick_device()
-    dense = _dense(preset, dataset, task, out, seed).to(device)
+    dense = dense_model(preset, task, out, seed=seed).to(device)
     x = task.examples(1)[0].to(device)
     settings = {"dataset": dataset, "macs_ratio": preset.macs_ratio, "tune_steps": preset.tune_steps}
     (base,) = measure({"dense": dense}, task, x).values()
@@ -112,8 +112,9 @@ def run(*, scale: Scale, dataset: str | None, root: Path | None, out: Path, seed
         _leave_files(out / name, task, {"dense": dense, "pruned": tuned}, found, result.plan, x)
 
 
-def _dense(preset: Quickstart, dataset: str, task: Task, out: Path, seed: int) -> nn.Module:
-    if dataset == "scenes" and preset.train_steps == 0:
+def dense_model(preset: Quickstart, task: Task, out: Path, *, seed: int = 0) -> nn.Module:
+    """The stored mini network, or one trained for preset.train_steps with its checkpoints in out/dense."""
+    if task.name == "scenes" and preset.train_steps == 0:
         return zoo.load("deeplabv3_mini")
     torch.manual_seed(seed)
     config = train_config(preset, seed=seed, tune=False)
