@@ -6,6 +6,7 @@ Bars and lines use seaborn's colour-blind palette; class colours are the data se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import Tensor
 from prunekit.core import PruningPlan
 from prunekit.data.transforms import denormalize
 from prunekit.errors import InputError
+from prunekit.metrics import confusion_matrix, iou_per_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IGNORED = (255, 255, 255)
+# What became of one class's pixels; they differ in brightness too, for readers who see no colours.
+OVERLAP = MappingProxyType({"right": (86, 180, 233), "missed": (236, 225, 51), "false": (213, 94, 0)})
 
 
 def colors(count: int) -> list[tuple[float, float, float]]:
@@ -103,4 +107,71 @@ def plan_bars(plan: PruningPlan) -> Figure:
     ax.set_xlabel("channels")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, ncols=2, loc="lower right")
+    return fig
+
+
+def bars(
+    series: Mapping[str, Sequence[float]], names: Sequence[str], *, label: str, log: bool = False, digits: int = 1
+) -> Figure:
+    """Horizontal bars with their values: one row per name, in it one bar per series (title -> one value per name).
+
+    label: the axis, with its unit. log: for values that differ by powers of ten. digits: of the written values.
+    """
+    from matplotlib import pyplot as plt
+
+    if any(len(values) != len(names) for values in series.values()):
+        lengths = ", ".join(f"'{title}' has {len(values)}" for title, values in series.items())
+        raise InputError(f"there are {len(names)} names, but {lengths} values; give one value per name.")
+    fig, ax = plt.subplots(figsize=(6, 0.9 + len(names) * (0.12 + 0.2 * len(series))), layout="constrained")
+    step = 0.84 / len(series)
+    for i, ((title, values), color) in enumerate(zip(series.items(), colors(len(series)))):
+        at = np.arange(len(names)) + (i - (len(series) - 1) / 2) * step
+        drawn = ax.barh(at, values, step * 0.92, label=title, color=color)
+        ax.bar_label(drawn, [f"{value:.{digits}f}" for value in values], padding=3, fontsize=9)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xscale("log" if log else "linear")
+    ax.margins(x=0.12)
+    ax.set_xlabel(label)
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        fig.legend(loc="outside upper center", ncols=len(series), frameon=False)
+    return fig
+
+
+def overlap(
+    image_CHW: Tensor, truth_HW: Tensor, guess_HW: Tensor, label: int, *, ignore: int = 255
+) -> NDArray[np.uint8]:
+    """What became of one class, as a picture (H, W, 3): its pixels in the colours of OVERLAP over the dimmed image.
+
+    image: normalised. Pixels that truth ignores stay image, whatever was guessed.
+    """
+    grey_HW = denormalize(image_CHW.cpu()).mean(0).numpy()
+    picture = np.repeat((70 + 110 * grey_HW).astype(np.uint8)[..., None], 3, axis=2)
+    truth, guess = truth_HW.cpu().numpy(), guess_HW.cpu().numpy()
+    is_HW, said_HW = truth == label, (guess == label) & (truth != ignore)
+    for kind, where in (("right", is_HW & said_HW), ("missed", is_HW & ~said_HW), ("false", said_HW & ~is_HW)):
+        picture[where] = OVERLAP[kind]
+    return picture
+
+
+def overlap_grid(
+    images_BCHW: Tensor, truth_BHW: Tensor, guess_BHW: Tensor, label: int, *, classes: int, columns: int = 2
+) -> Figure:
+    """`overlap` of every image, with the class's IoU in that image above it ("-" where it neither is nor was said)."""
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
+
+    rows = -(-len(images_BCHW) // columns)
+    height, width = images_BCHW.shape[-2:]
+    size = (3.2 * columns, (3.2 * height / width + 0.3) * rows + 0.4)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, image, truth, guess in zip(axes.flat, images_BCHW, truth_BHW, guess_BHW):
+        iou = iou_per_class(confusion_matrix(guess, truth, classes))[label].item()
+        ax.imshow(overlap(image, truth, guess, label), interpolation="nearest")
+        ax.set_title("-" if np.isnan(iou) else f"IoU {iou:.2f}", fontsize=11)
+    patches = [Patch(color=(r / 255, g / 255, b / 255), label=kind) for kind, (r, g, b) in OVERLAP.items()]
+    fig.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     return fig
