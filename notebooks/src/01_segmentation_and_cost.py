@@ -611,18 +611,18 @@ print(f"the weights alone: {4 * cost.params / 2**20:.1f} MiB")
 # times the work. Peak memory begins with the weights and is then ruled by the largest feature maps that are alive at the
 # same time. So "half the parameters" says little about memory, and nothing about speed.
 #
-# Milliseconds are different in kind: they belong to one machine at one moment. Here is the same forward pass, timed nine
-# times.
+# Milliseconds are different in kind: they belong to one machine at one moment. Here is the same forward pass, timed again
+# and again.
 
 # %% tags=["volatile"]
 x = images[:1]
 single = [
     profiling.latency_ms({"mini": model}, x, repeats=1, warmup=0, threads=1)["mini"]
-    for _ in range(9)
+    for _ in range(7)
 ]
-print("one by one, ms:", " ".join(f"{ms:.1f}" for ms in single))
+print("ms, one by one:", " ".join(f"{ms:.1f}" for ms in single))
 median = profiling.latency_ms({"mini": model}, x, threads=1)["mini"]
-print(f"median of twenty after a warm-up: {median:.1f} ms")
+print(f"ms, median of twenty: {median:.1f}")
 
 # %% [markdown]
 # On a quiet machine these numbers agree; on a busy one, any of them can be twice the next. So `latency_ms` warms up,
@@ -664,13 +664,13 @@ def same(channels, kernel, groups=1):
 
 # %% tags=["nbval-check-output"]
 layers = {
-    "3×3, 64 ch, 16×32": OwnInput(same(64, 3), 64, 16, 32),
-    "3×3, 16 ch, 64×128": OwnInput(same(16, 3), 16, 64, 128),
-    "1×1, 192 ch, 16×32": OwnInput(same(192, 1), 192, 16, 32),
-    "1×1, 48 ch, 64×128": OwnInput(same(48, 1), 48, 64, 128),
-    "depth-wise, 256 ch, 64×128": OwnInput(same(256, 3, groups=256), 256, 64, 128),
-    "depth-wise, 64 ch, 64×128": OwnInput(same(64, 3, groups=64), 64, 64, 128),
-    "only copy, 256 ch, 64×128": OwnInput(Copy(), 256, 64, 128),
+    "3×3 64 ch 16×32": OwnInput(same(64, 3), 64, 16, 32),
+    "3×3 16 ch 64×128": OwnInput(same(16, 3), 16, 64, 128),
+    "1×1 192 ch 16×32": OwnInput(same(192, 1), 192, 16, 32),
+    "1×1 48 ch 64×128": OwnInput(same(48, 1), 48, 64, 128),
+    "depth-wise 256 ch 64×128": OwnInput(same(256, 3, groups=256), 256, 64, 128),
+    "depth-wise 64 ch 64×128": OwnInput(same(64, 3, groups=64), 64, 64, 128),
+    "only copy 256 ch 64×128": OwnInput(Copy(), 256, 64, 128),
 }
 nothing = torch.zeros(1, device=course.device)
 for name, layer in layers.items():
@@ -680,9 +680,10 @@ for name, layer in layers.items():
 # %% tags=["volatile"]
 ms = profiling.latency_ms(layers, nothing, threads=1)
 first, *_, equal, quarter, copy = ms.values()
+print("   ms  G MACs/s")
 for name, value in ms.items():
     rate = layers[name].macs / value / 1e6
-    print(f"{value:5.2f} ms {rate:4.0f} G MACs/s  {name}")
+    print(f"{value:5.2f} {rate:9.0f}  {name}")
 print(f"same MACs, {equal / first:.1f} × the time")
 print(f"   your guess: {my_times_longer:.1f} ×")
 print(f"a quarter of the MACs, {quarter / first:.1f} × the time")
