@@ -163,16 +163,22 @@ show(
 # convention it counts nowhere.
 
 # %%
-# fmt: off
-truth = torch.tensor([[0, 0, 2, 0],
-                      [0, 0, 2, 0],
-                      [1, 1, 2, 1],
-                      [1, 1, 1, 255]])
-guess = torch.tensor([[0, 0, 0, 2],
-                      [0, 0, 2, 0],
-                      [1, 1, 2, 0],
-                      [1, 1, 1, 1]])
-# fmt: on
+truth = torch.tensor(
+    [
+        [0, 0, 2, 0],
+        [0, 0, 2, 0],
+        [1, 1, 2, 1],
+        [1, 1, 1, 255],
+    ]
+)
+guess = torch.tensor(
+    [
+        [0, 0, 0, 2],
+        [0, 0, 2, 0],
+        [1, 1, 2, 0],
+        [1, 1, 1, 1],
+    ]
+)
 
 # %% tags=["hide-input"]
 colors = PALETTE[[CLASSES.index(name) for name in ("sky", "road", "pole")]]
@@ -192,9 +198,9 @@ show(
 )
 
 # %% [markdown]
-# **Equation.** The confusion matrix counts pairs (truth in rows, guess in columns):
+# **Equation.** The confusion matrix counts pairs, truth in rows, guess in columns, over all labelled pixels $p$:
 #
-# $$C_{ij} = \#\{\text{labelled pixels } p : \text{truth}_p = i,\ \text{guess}_p = j\}$$
+# $$C_{ij} = \#\{\,p : \text{truth}_p = i,\ \text{guess}_p = j\,\}$$
 
 
 # %%
@@ -824,6 +830,8 @@ show(
 # Labels go wrong in every project. These calls fail on purpose; read what the errors advise.
 
 # %% tags=["nbval-check-output"]
+from textwrap import fill
+
 from prunekit.errors import DataError
 
 count = metrics.confusion_matrix
@@ -837,7 +845,7 @@ for what, call in faults.items():
     try:
         call()
     except DataError as error:
-        print(f"{what}: {error}\n")
+        print(fill(f"{what}: {error}", 56), end="\n\n")
 
 # %% [markdown]
 # An error's advice is a suggestion, not an order. Read the third one again: `ignore=2` would end the complaint and, with it,
