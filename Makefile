@@ -9,6 +9,8 @@ JOBS ?= 2
 
 export UV_PYTHON_DOWNLOADS := never
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Threads that wait sleep: on a machine where something else runs, spinning made a training step ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 # One thread for each test process: two processes with all threads each are slower than one.
 CALM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PRUNEKIT_SCALE=mini

@@ -50,18 +50,21 @@ def slim(
     *,
     macs_ratio: float = 0.5,
     score: Callable[[nn.Module, Groups], Scores] = l1.score,
-    how: How = "global",
+    how: How = "uniform",
     limits: Limits | None = None,
     freeze: Iterable[str] = (),
 ) -> Slimmed:
     """Remove `macs_ratio` of a model's multiply-accumulates, and prove that nothing else changed.
 
     x: an example batch, e.g. (1, 3, H, W), on the model's device. score: any criterion with the signature
-    (model, groups) -> Scores. how, limits: as in budget_plan. freeze: layers that must keep their size. The model is
+    (model, groups) -> Scores. how, limits: as in budget_plan; left alone, every group gives the same share and widths
+    are multiples of 8, which devices like. freeze: layers that must keep their size. The model is
     left untouched. Raises the errors of find_groups, budget_plan, prune and check_equivalence.
     """
     groups = find_groups(model, x, freeze=freeze)
-    plan = budget_plan(groups, score(model, groups), macs_ratio=macs_ratio, how=how, limits=limits)
+    plan = budget_plan(
+        groups, score(model, groups), macs_ratio=macs_ratio, how=how, limits=limits or Limits(round_to=8)
+    )
     small = prune(model, groups, plan)
     certificate = check_equivalence(model, small, groups, plan, x)
     times = latency_ms({"before": model, "after": small}, x)

@@ -88,7 +88,7 @@ def peak_memory(model: nn.Module, x: Tensor) -> int:
     kernel uses inside.
     """
     check_input(model, x)
-    resident = {t.untyped_storage().data_ptr(): t for t in chain(model.parameters(), model.buffers(), [x])}
+    resident = {t.untyped_storage()._cdata: t for t in chain(model.parameters(), model.buffers(), [x])}
     base = sum(t.untyped_storage().nbytes() for t in resident.values())
     if x.device.type == "cuda":
         _wait(x)

@@ -174,3 +174,11 @@ def test_latency_settings_that_cannot_work():
     for models in ({}, nn.Identity()):
         with pytest.raises(InputError, match="mapping"):
             profiling.latency_ms(models, X)
+
+
+def test_peak_memory_is_the_same_on_the_meta_device():
+    """Nothing is allocated there, yet every tensor has its size: networks too large for this machine can be counted."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3))
+    x = torch.randn(1, 3, 32, 32)
+    there = profiling.peak_memory(net.to("meta"), x.to("meta"))
+    assert there == profiling.peak_memory(net.to_empty(device="cpu"), x)

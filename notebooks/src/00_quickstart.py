@@ -57,7 +57,7 @@ from prunekit.viz import mask_grid
 with torch.no_grad():
     before = dense(images).argmax(1)
 fig = mask_grid(images, {"truth": truth, "dense": before}, task.palette, task.classes)
-show(fig, alt="Three streets, their true masks and the dense network's masks, which agree nearly everywhere.")
+show(fig, alt="Three streets: true masks, and the dense network's, nearly the same.")
 
 # %% [markdown]
 # What does one picture cost? A *multiply-accumulate* (MAC) is one multiplication and one addition;
@@ -69,9 +69,12 @@ from prunekit.metrics import evaluate
 from prunekit.profiling import count_macs, count_params
 
 x = images[:1]
+macs = count_macs(dense, x)
+print(f"{count_params(dense) / 1e6:.2f} M parameters, {macs / 1e6:.0f} M MACs")
+
 accuracy = evaluate(dense, task.test_loader(), len(task.classes))
-print(f"{count_params(dense) / 1e6:.2f} M parameters, {count_macs(dense, x) / 1e6:.0f} M MACs")
-print(f"mIoU {accuracy.miou:.2f}, road {accuracy.iou[0]:.2f}, pole {accuracy.iou[4]:.2f}")
+iou = dict(zip(task.classes, accuracy.iou))
+print(f"mIoU {accuracy.miou:.2f}, road {iou['road']:.2f}, pole {iou['pole']:.2f}")
 
 # %% [markdown]
 # **Predict first.** You are about to remove half of these MACs and change nothing else: no
@@ -159,6 +162,7 @@ print("largest difference:", f"{(pruned_out - masked_out).abs().max().item():.0e
 # **Exercise 1** (2 minutes). Replace the body: return the numbers of the `count` channels with the
 # *smallest* scores, in ascending order.
 
+
 # %%
 def weakest(score, count):
     return None  # your code here
@@ -191,10 +195,20 @@ print("exercise 1:", check_weakest(weakest))
 #
 # </details>
 #
-# **Exercise 2** (3 minutes). Silence the channels at the wrong end: set rows `gone` of
-# `first.weight` to zero in a copy, leave `second` whole, and compare with `pruned_out`. How large
-# is the difference, and which two leaks do you count?
-#
+# **Exercise 2** (3 minutes). Silence the channels at the wrong end: set the rows `gone` of
+# `leaky.weight` to zero. How large is the difference now, and which two leaks do you count?
+
+# %%
+leaky = torch.nn.Conv2d(3, 4, 3, padding=1)
+leaky.load_state_dict(first.state_dict())
+# your line here
+
+leaky_out = second(leaky(picture).sigmoid())
+difference = (leaky_out - pruned_out).abs().max().item()
+untouched = torch.equal(leaky.weight, first.weight)
+print("exercise 2:", "not attempted yet" if untouched else f"off by {difference:.2f}")
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
 # It is not small at all. The bias of `first` still flows through (leak one), and `sigmoid` turns
@@ -232,11 +246,14 @@ torch.testing.assert_close(scores[name], by_hand)
 print("library and scratch agree on", len(by_hand), "channels of", name)
 
 # %% [markdown]
-# The plan: rank all channels of the network together, and remove from the bottom until half of the
-# MACs are gone.
+# The plan: take the same share from every group, the lowest scores first, and find the share at
+# which half of the MACs are gone. Devices like widths that are multiples of eight: round to those.
 
 # %% tags=["nbval-check-output"]
-plan = pk.budget_plan(groups, scores, macs_ratio=preset.macs_ratio)
+limits = pk.Limits(round_to=preset.round_to)
+plan = pk.budget_plan(
+    groups, scores, macs_ratio=preset.macs_ratio, how="uniform", limits=limits
+)
 kept = sum(len(units) for units in plan.keep.values())
 print(plan.note)
 print(f"{kept} of {sum(plan.sizes.values())} channels stay")
@@ -244,10 +261,14 @@ print(f"{kept} of {sum(plan.sizes.values())} channels stay")
 # %%
 from prunekit.viz import plan_bars
 
-show(plan_bars(plan), alt="A bar per group: how many channels stay and how many go, first layer on top.")
+fig = plan_bars(plan)
+show(
+    fig, alt="A bar per group, first layer on top: how many channels stay, how many go."
+)
 
 # %% [markdown]
-# Look at the bars. Not every layer gives the same share: some have many weak channels, some none.
+# Every layer gives about the same share. Is that wise? Some layers may have more to spare than
+# others; lesson 03 takes that up. `how="global"` ranks all channels together: try it here.
 #
 # Now cut, and ask for the certificate. It does what you did with the mask, for all layers at once:
 # in double precision, with batch-norm statistics drawn at random so that no mistake can hide, and
@@ -260,8 +281,8 @@ print(certificate)
 
 # %% tags=["nbval-check-output"]
 print("exact:", certificate.max_error < 1e-9 < certificate.control)
-removed = 1 - count_macs(pruned, x) / count_macs(dense, x)
-print(f"removed {removed:.0%} of the MACs; the dense network is untouched:", dense is not pruned)
+print(f"MACs left: {count_macs(pruned, x) / macs:.3f}")
+print("the dense network still has all of its own:", count_macs(dense, x) == macs)
 
 # %% [markdown]
 # ## What was your prediction?
@@ -287,7 +308,8 @@ config = train_config(preset, seed=0, tune=True, quiet=True)
 loader = task.train_loader(preset.batch)
 result = finetune(pruned, loader, config, loss_fn=task.loss)
 tuned = result.model
-print(f"{config.steps} steps; loss {result.history[0].loss:.2f} -> {result.history[-1].loss:.2f}")
+losses = [step.loss for step in result.history]
+print(f"{config.steps} steps; loss {losses[0]:.2f} -> {losses[-1]:.2f}")
 
 # %% [markdown]
 # The two networks side by side, in costs and in every class. The milliseconds are medians, measured
@@ -303,9 +325,13 @@ print(report)
 # %%
 from prunekit.viz import iou_bars
 
-ious = {title: model.accuracy.iou for title, model in found.items()}
-ious = {"dense": ious["dense"], "cut, not tuned": cut.iou, "pruned and tuned": ious["pruned"]}
-show(iou_bars(ious, task.classes), alt="IoU of each class for the dense, the cut and the tuned network.")
+ious = {
+    "dense": found["dense"].accuracy.iou,
+    "cut, not tuned": cut.iou,
+    "cut and tuned": found["pruned"].accuracy.iou,
+}
+fig = iou_bars(ious, task.classes)
+show(fig, alt="IoU of each class for the dense, the cut and the tuned network.")
 
 # %% [markdown]
 # Read the bars from left to right. Road and sky came back at once. Which classes paid? The thin
@@ -318,7 +344,7 @@ with torch.no_grad():
 masks = {"truth": truth, "dense": before, "half the work": after}
 fig = mask_grid(images, masks, task.palette, task.classes)
 fig.savefig(course.out / "before_after.png", dpi=100, bbox_inches="tight")
-show(fig, alt="Three streets: true masks, the dense network's, and those of the network with half the work.")
+show(fig, alt="Three streets: true masks, the dense network's, and with half the work.")
 
 # %% [markdown]
 # ## Take it with you
@@ -334,7 +360,8 @@ plan.save(course.out / "plan.json")
 (course.out / "report.txt").write_text(report + "\n")
 meta = {"plan": plan, "classes": list(task.classes)}
 exported = export_onnx(tuned, x, course.out / "pruned.onnx", meta=meta)
-print(f"pruned.onnx: {exported.bytes / 1e6:.1f} MB, same label on {exported.argmax_agreement:.2%} of the pixels")
+print(f"pruned.onnx, {exported.bytes / 1e6:.1f} MB: the runtime and PyTorch agree")
+print(f"on {exported.argmax_agreement:.2%} of the pixels")
 
 # %% [markdown]
 # ## Break it

@@ -38,10 +38,11 @@ course = setup("01_segmentation_and_cost")
 
 # %%
 import torch
+from torch.utils.data import DataLoader
+
 from prunekit import metrics, viz  # prunekit/metrics.py, prunekit/viz.py
 from prunekit.data.scenes import CLASSES, DOMAINS, PALETTE, SceneDataset, make_scene
 from prunekit.models import zoo  # prunekit/models/zoo.py
-from torch.utils.data import DataLoader
 
 scenes = SceneDataset(64, seed=1)  # seed 1 = validation; training streets have seed 0
 model = zoo.load("deeplabv3_mini").to(course.device)
@@ -460,8 +461,9 @@ def conv_macs(conv, height, width):
 # dilation and groups.
 
 # %% tags=["nbval-check-output"]
-from prunekit import profiling  # prunekit/profiling.py
 from torch import nn
+
+from prunekit import profiling  # prunekit/profiling.py
 
 kinds = {
     "3×3": {"kernel_size": 3, "padding": 1},

@@ -56,6 +56,7 @@ def execute(notebook: NotebookNode, folder: Path, *, out: Path | None = None, ti
     except ImportError as err:
         raise MissingDependencyError("running a lesson needs nbclient: pip install 'prunekit[course]'.") from err
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl when another program wants a core
     if out is not None:
         environment["PRUNEKIT_OUT"] = str(out.resolve())
     client = NotebookClient(

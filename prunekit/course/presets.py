@@ -36,7 +36,7 @@ class Minutes:
 # The one place that says how long a lesson takes: notebooks, README and book are filled from here.
 LESSONS: dict[str, Minutes] = {
     "00_quickstart": Minutes(mini=1.5, small=30),
-    "01_segmentation_and_cost": Minutes(mini=3, small=10),
+    "01_segmentation_and_cost": Minutes(mini=1),
 }
 
 
@@ -44,8 +44,8 @@ LESSONS: dict[str, Minutes] = {
 class Quickstart:
     """Lesson 00's settings. size: (height, width) of a training image or crop, pixels.
 
-    train_steps: steps that make the dense model, 0 = the stored checkpoint. tune_steps: after pruning. lr: AdamW's, for
-    training; fine-tuning takes half. batch: images a step. macs_ratio: fraction of the work to remove.
+    train_steps: steps that make the dense model, 0 = the stored checkpoint. tune_steps: after pruning. batch: images a
+    step. lr: AdamW's. macs_ratio: fraction of the work to remove. round_to: kept channels are a multiple of it.
     """
 
     dataset: str
@@ -54,13 +54,14 @@ class Quickstart:
     tune_steps: int
     batch: int
     lr: float
-    macs_ratio: float
+    macs_ratio: float = 0.5
+    round_to: int = 8
 
 
 QUICKSTART: dict[Scale, Quickstart] = {
-    "mini": Quickstart("scenes", (64, 128), 0, 100, 16, 0.003, 0.5),
-    "small": Quickstart("camvid", (240, 320), 2000, 800, 8, 0.003, 0.5),
-    "full": Quickstart("camvid", (360, 480), 20000, 10000, 16, 0.003, 0.5),
+    "mini": Quickstart("scenes", (64, 128), 0, 200, 16, 0.003),
+    "small": Quickstart("camvid", (240, 320), 2000, 800, 8, 0.003),
+    "full": Quickstart("camvid", (360, 480), 20000, 10000, 16, 0.003),
 }
 
 

@@ -26,6 +26,7 @@ from prunekit.metrics import Evaluation, evaluate
 from prunekit.models import zoo
 from prunekit.models.deeplab import deeplabv3_mini
 from prunekit.oneshot import slim
+from prunekit.plan import Limits
 from prunekit.profiling import latency_ms, profile
 from prunekit.train import TrainConfig, finetune
 from prunekit.viz import mask_grid
@@ -42,12 +43,12 @@ class Measured:
 
 
 def train_config(preset: Quickstart, *, seed: int, tune: bool, quiet: bool = False) -> TrainConfig:
-    """AdamW with a cosine; fine-tuning is shorter and takes half the learning rate."""
-    steps, lr = (preset.tune_steps, preset.lr / 2) if tune else (preset.train_steps, preset.lr)
+    """AdamW with a cosine, for training from scratch or for the shorter fine-tuning."""
+    steps = preset.tune_steps if tune else preset.train_steps
     warmup = min(50, steps // 10)
     return TrainConfig(
         steps=steps,
-        lr=lr,
+        lr=preset.lr,
         optimizer="adamw",
         weight_decay=0.01,
         schedule="cosine",
@@ -94,13 +95,21 @@ def run(*, scale: Scale, dataset: str | None, root: Path | None, out: Path, seed
     start, device = time.perf_counter(), pick_device()
     dense = dense_model(preset, task, out, seed=seed).to(device)
     x = task.examples(1)[0].to(device)
-    settings = {"dataset": dataset, "macs_ratio": preset.macs_ratio, "tune_steps": preset.tune_steps}
+    settings = {
+        "dataset": dataset,
+        "image": list(x.shape[-2:]),
+        "macs_ratio": preset.macs_ratio,
+        "round_to": preset.round_to,
+        "tune_steps": preset.tune_steps,
+        "lr": preset.lr,
+    }
     (base,) = measure({"dense": dense}, task, x).values()
     shared = {"method": "dense", "seed": seed, "scale": scale, "settings": {**settings, "steps": preset.train_steps}}
     ledger.record("Q1", metrics=_metrics(base, base, task, dense), seconds=time.perf_counter() - start, **shared)
     for name, score in CRITERIA.items():
         start = time.perf_counter()
-        result = slim(dense, x, macs_ratio=preset.macs_ratio, score=score)
+        limits = Limits(round_to=preset.round_to)
+        result = slim(dense, x, macs_ratio=preset.macs_ratio, score=score, limits=limits)
         cut = evaluate(result.model, task.test_loader(), len(task.classes))
         config = train_config(preset, seed=seed, tune=True)
         loader = task.train_loader(preset.batch)
