@@ -1,0 +1,23 @@
+"""How long the lessons take at mini scale, run as a learner runs them: a fresh kernel, all cores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from prunekit.course.lesson import execute, notebook_path
+
+LIMITS_S = {"00": 90, "01": 180}
+
+
+@pytest.mark.parametrize("number", LIMITS_S)
+def test_lesson_takes_no_longer_than_it_says(number: str, tmp_path: Path) -> None:
+    path = notebook_path(number)
+    start = time.perf_counter()
+    execute(nbformat.read(path, as_version=4), path.parent, out=tmp_path)
+    took = time.perf_counter() - start
+    print(f"{path.stem}: {took:.0f} s")
+    assert took <= LIMITS_S[number]
