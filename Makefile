@@ -45,7 +45,7 @@ unit: $(READY) ## pytest with coverage; the benchmarks are in `make bench`
 	$(CALM) $(PY) -m pytest -n $(JOBS) --dist loadfile --ignore=tests/benchmarks --cov --cov-report=term --cov-report=xml
 
 bench: $(READY) ## speed and memory, one process
-	$(PY) -m pytest tests/benchmarks --benchmark-columns=min,median,rounds
+	$(PY) -m pytest tests/benchmarks -o python_files='bench_*.py' -s
 
 notebooks: $(READY) ## build notebooks/*.ipynb from notebooks/src, all or one: make notebooks NB=00
 	$(CALM) $(PY) notebooks/build.py $(NB)
