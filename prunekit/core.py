@@ -63,8 +63,8 @@ class Groups(Mapping[str, ChannelGroup]):
     frozen: layer -> reason. shapes: every parameter and buffer the model had, so that a plan or a model from
     elsewhere is refused; a tensor with several names is listed once. parameters: those of them that are trained.
     positions: weight -> how many times each of its elements is multiplied for the example input, so the MACs of any
-    plan are sums of products, no model needed. other_macs: MACs that no weight owns (attention products). example:
-    the example input's shapes, as meta tensors.
+    plan are sums of products, no model needed. unit_macs: group -> MACs of attention products that each of its heads
+    brings. other_macs: MACs that nothing above accounts for. example: the example input's shapes, as meta tensors.
     """
 
     table: Mapping[str, ChannelGroup]
@@ -72,6 +72,7 @@ class Groups(Mapping[str, ChannelGroup]):
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
     positions: Mapping[str, float] = field(default_factory=dict)
+    unit_macs: Mapping[str, float] = field(default_factory=dict)
     other_macs: float = 0.0
     example: Any = None
 

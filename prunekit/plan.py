@@ -139,7 +139,9 @@ def _bisect(
 def plan_macs(groups: Groups, plan: PruningPlan) -> int:
     """MACs after the plan, for the example input that `groups` was found with; exact, no model needed."""
     shapes = plan_shapes(groups, plan)
-    return round(sum(math.prod(shapes[w]) * p for w, p in groups.positions.items()) + groups.other_macs)
+    weights = sum(math.prod(shapes[w]) * p for w, p in groups.positions.items())
+    kept = {name: len(plan.keep.get(name, range(groups[name].size))) for name in groups.unit_macs}
+    return round(weights + sum(macs * kept[name] for name, macs in groups.unit_macs.items()) + groups.other_macs)
 
 
 def plan_params(groups: Groups, plan: PruningPlan) -> int:

@@ -122,7 +122,8 @@ def _double(model: nn.Module) -> nn.Module:
 def _randomised(model: nn.Module, x: Any, seed: int) -> nn.Module:
     """A float64 copy with random norm affines, and batch-norm statistics that fit its activations, then disturbed.
 
-    Statistics that fit keep the signal alive through a hundred layers; the disturbance makes every channel different.
+    Parameters that are constant (a head made of zeros, a layer scale of 1e-6) are drawn at random too. Statistics that
+    fit keep the signal alive through a hundred layers; the disturbance makes every channel different.
     """
     noisy = _double(model)
     draw = torch.Generator().manual_seed(seed)
@@ -139,6 +140,9 @@ def _randomised(model: nn.Module, x: Any, seed: int) -> nn.Module:
 
     hooks = []
     with torch.no_grad():
+        for weight in noisy.parameters():
+            if weight.numel() > 1 and weight.is_floating_point() and weight.min() == weight.max():
+                weight.copy_(uniform(weight, -1, 1) / weight[0].numel() ** 0.5)
         for module in noisy.modules():
             if isinstance(module, _NORMS) and isinstance(module.weight, Tensor):
                 module.weight.copy_(uniform(module.weight, 0.5, 1.5))

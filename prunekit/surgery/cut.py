@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import PlanError
+from prunekit.surgery.adapters import fit_heads
 from prunekit.surgery.trace import as_call, tensors_of
 
 Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
@@ -33,6 +34,7 @@ def prune(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     small = _with_tensors(model, {n: take(t, k) for n, t, k in _each(model, kept_positions(groups, plan))})
     for name, module in small.named_modules():
         _fit_sizes(module, model.get_submodule(name))
+    fit_heads(small, groups, plan)
     _check_runs(small, groups)
     return small
 

@@ -38,18 +38,43 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
     notes: dict[str, str] = {}
     unreached = [name for name, _ in model.named_parameters() if name not in walk.order]
     if unreached:
-        macs = dict(walk.positions), walk.other_macs
+        macs = dict(walk.positions), list(walk.products)
         try:
             walk_graph(walk, export(model, example, training=True), params, aliases)
         except TraceError as err:
             notes = {_module_of(name): f"only training could reach it: {err}" for name in unreached}
-        walk.positions, walk.other_macs = macs
+        walk.positions, walk.products = macs
     _freeze_named(walk, params, freeze)
     table, frozen = _assemble(walk, params)
     shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
     example = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), example)
     names = tuple(name for name, t in tensors_of(model).items() if isinstance(t, nn.Parameter))
-    return Groups(table, {**frozen, **notes}, shapes, names, dict(walk.positions), walk.other_macs, example)
+    unit_macs, other_macs = _product_macs(walk, table, params)
+    return Groups(table, {**frozen, **notes}, shapes, names, dict(walk.positions), unit_macs, other_macs, example)
+
+
+def _product_macs(
+    walk: Walk, table: dict[str, ChannelGroup], params: dict[str, Value]
+) -> tuple[dict[str, float], float]:
+    """MACs of attention products per unit of the group that owns them, and those that nobody owns."""
+    root = walk.labels.solve().root
+    owner: dict[int, str] = {}
+    for name, group in table.items():
+        maker = group.producers()[0]
+        owner.update(
+            dict.fromkeys(root[_line(params[maker.tensor], maker.dim)[maker.index[:, 0].numpy()]].tolist(), name)
+        )
+    per_unit: dict[str, float] = {}
+    other = 0.0
+    for macs, labels in walk.products:
+        roots = np.unique(root[labels]).tolist()
+        names = {owner.get(r) for r in roots}
+        name = names.pop() if len(names) == 1 else None
+        if name is None or len(roots) != table[name].size:
+            other += macs
+        else:
+            per_unit[name] = per_unit.get(name, 0.0) + macs / len(roots)
+    return per_unit, other
 
 
 def _labelled(labels: Labels, name: str, tensor: torch.Tensor) -> Value:

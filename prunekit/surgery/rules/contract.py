@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from torch.fx import Node
 
 from prunekit.surgery.labels import Ints
 from prunekit.surgery.rules.walk import Walk, result, where
 from prunekit.surgery.values import Value, collapse, combine, freeze_axes, freeze_value, place, support
+
+NOTHING: Ints = np.zeros(0, np.int64)
 
 
 def _bias(w: Walk, bias: Value | None, out_O: Ints, node: Node) -> None:
@@ -23,7 +26,7 @@ def _count(w: Walk, weight: Value, positions: float) -> None:
     if weight.param is not None:
         w.positions[weight.param] = w.positions.get(weight.param, 0.0) + positions
     else:
-        w.other_macs += positions * math.prod(weight.shape)
+        w.products.append((positions * math.prod(weight.shape), NOTHING))
 
 
 def conv(w: Walk, node: Node) -> Value | list[Value]:
@@ -95,18 +98,33 @@ def matmul(w: Walk, node: Node) -> Value | list[Value]:
     first, second = a.self, a.other if hasattr(a, "other") else a.mat2
     if len(first.shape) < 2 or len(second.shape) < 2:
         return unknown(w, node)
-    w.other_macs += node.meta["val"].numel() * first.shape[-1]
-    return _product(w, node, first, second, why)
-
-
-def _product(w: Walk, node: Node, first: Value, second: Value, why: str) -> Value | list[Value]:
-    ndim = len(node.meta["val"].shape)
+    if second.param is not None and len(second.shape) == 2:
+        return _weight_product(w, node, first, second)
     left, right = _drop_summed(w, first, -1, why), _drop_summed(w, second, -2, why)
     # As (..., M, 1) and (..., 1, N) the product's axes meet element by element.
     left = Value((*left.shape[:-1], 1), left.factors)
     right = Value((*right.shape[:-2], 1, right.shape[-1]), right.factors)
     met = combine(w.labels, left, right, why)
-    return result(node, tuple(f for f in met.factors if f.ndim == ndim))
+    _share(w, node.meta["val"].numel() * first.shape[-1], met)
+    return result(node, met.factors)
+
+
+def _weight_product(w: Walk, node: Node, x: Value, weight: Value) -> Value | list[Value]:
+    """x (..., C) @ weight (C, O): a linear layer in other words."""
+    last, out = len(x.shape) - 1, node.meta["val"]
+    w.labels.unite(w.line(x, last, node), w.line(weight, 0, node), where(node))
+    w.role(weight, 0, "consumer")
+    w.role(weight, 1, "producer")
+    _count(w, weight, out.numel() / weight.shape[1])
+    others = tuple(f for f in x.factors if last not in support(f))
+    return result(node, (*others, place(w.line(weight, 1, node), last, out.dim())))
+
+
+def _share(w: Walk, macs: float, met: Value) -> None:
+    """Note the MACs of a product, and whose they are: the heads', when a factor spans the leading axes."""
+    ndim = len(met.shape)
+    heads = [f.ravel() for f in met.factors if any(axis < ndim - 2 for axis in support(f))]
+    w.products.append((macs, heads[0] if len(heads) == 1 else NOTHING))
 
 
 def _drop_summed(w: Walk, value: Value, axis: int, why: str) -> Value:
@@ -130,19 +148,20 @@ def attention(w: Walk, node: Node) -> Value | list[Value]:
     if a.query.shape[:-2] != a.key.shape[:-2]:
         return unknown(w, node)
     pairs = a.query.shape[-2] * a.key.shape[-2] * math.prod(a.query.shape[:-2])
-    w.other_macs += pairs * (a.query.shape[-1] + a.value.shape[-1])
     last = len(a.query.shape) - 1
     tokens = {last - 1}
-    met: list[Value] = []
+    sides: list[Value] = []
     for value in (a.query, a.key):
         dropped = _drop_summed(w, value, last, why)
-        met.append(Value((*dropped.shape[:-2], 1, 1), freeze_axes(w.labels, dropped, tokens, why)))
-    scores = combine(w.labels, met[0], met[1], why)
+        sides.append(Value((*dropped.shape[:-2], 1, 1), freeze_axes(w.labels, dropped, tokens, why)))
+    scores = combine(w.labels, sides[0], sides[1], why)
     if a.attn_mask is not None:
         mask = freeze_axes(w.labels, a.attn_mask, {len(a.attn_mask.shape) - 1, len(a.attn_mask.shape) - 2}, why)
         scores = combine(w.labels, scores, Value((*a.attn_mask.shape[:-2], 1, 1), mask), why)
     v = Value((*a.value.shape[:-2], 1, a.value.shape[-1]), freeze_axes(w.labels, a.value, tokens, why))
-    return result(node, combine(w.labels, scores, v, why).factors)
+    met = combine(w.labels, scores, v, why)
+    _share(w, pairs * (a.query.shape[-1] + a.value.shape[-1]), met)
+    return result(node, met.factors)
 
 
 def unknown(w: Walk, node: Node) -> Value | list[Value]:

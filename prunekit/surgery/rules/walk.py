@@ -21,14 +21,15 @@ class Walk:
     """What the rules read and write.
 
     values: graph node -> its Value (or list of Values). roles: (parameter, axis) -> what that axis does to channels.
-    positions: weight -> multiplications per element. order: parameters in the order the graph reads them.
+    positions: weight -> multiplications per element. products: MACs of products between activations, and the labels of
+    the units that share them equally. order: parameters in the order the graph reads them.
     """
 
     labels: Labels = field(default_factory=Labels)
     values: dict[Node, Any] = field(default_factory=dict)
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     positions: dict[str, float] = field(default_factory=dict)
-    other_macs: float = 0.0
+    products: list[tuple[float, Ints]] = field(default_factory=list)
     order: dict[str, int] = field(default_factory=dict)
 
     def args(self, node: Node) -> SimpleNamespace:
