@@ -7,9 +7,8 @@ it returns {"out": logits, "aux": logits}.
 
 Published size: 46.71 M parameters and 190.43 G MACs at 513 x 513, for ResNet-50 and 21 classes. That is the authors'
 variant: output stride 8, a stem of three 3x3 convolutions (64, 64, 128; timm's `resnet50s`), no auxiliary head.
-`pspnet(21, aux=False)` has 46.72 M and 189.71 G, 0.4 % less because we count no norms and activations; with four
-operations for each element of a batch norm and one for each of a ReLU it is 190.44 G. The plain stem (`resnet50`)
-gives 46.59 M and 182.57 G; the auxiliary head adds 2.37 M.
+`pspnet(21, aux=False)` has 46.72 M and 189.71 G, 0.4 % less; we count no norms, activations or resizing. The plain stem
+(`resnet50`) gives 46.59 M and 182.57 G; the auxiliary head adds 2.37 M.
 
 Legend: B = images, C = channels, K = classes, H W = image size, h w = size of the deepest map.
 """
