@@ -1,0 +1,88 @@
+"""Weights from a file into a model whose names differ: read, rename, compare, load. Knows no architecture.
+
+A renaming is a list of (regular expression, replacement) applied in turn to each name; a name that becomes empty is
+left out on purpose. Nothing is loaded unless everything fits.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from prunekit.errors import CheckpointError
+
+Renaming = Sequence[tuple[str, str]]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a torch file, by name; what wraps them ("state_dict", ...) is undone.
+
+    Torch files are read with weights_only=True: no code in them runs.
+    Raises CheckpointError when the file cannot be read or holds no tensors.
+    """
+    path = Path(path)
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
+    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as err:
+        why = (str(err).strip() or type(err).__name__).splitlines()[0]
+        raise CheckpointError(f"cannot read {path} ({why}); download it again, or is it another kind of file?") from err
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no named tensors; expected a state dict.")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _torch_file(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def rename(state: Mapping[str, Tensor], rules: Renaming) -> dict[str, tuple[str, Tensor]]:
+    """New name -> (name in the file, tensor)."""
+    renamed = {}
+    for name, tensor in state.items():
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        if new:
+            renamed[new] = (name, tensor)
+    return renamed
+
+
+def load_renamed(
+    model: nn.Module, state: Mapping[str, Tensor], rules: Renaming, *, source: object, fresh: Sequence[str] = ()
+) -> None:
+    """Fill all of `model` from `state`. fresh: prefixes of names in the model that keep their values.
+
+    Raises CheckpointError naming the first weight that is missing, has another shape, or has no place; the model is
+    then unchanged.
+    """
+    renamed = rename(state, rules)
+    own = {n: t for n, t in model.state_dict().items() if not n.startswith(tuple(fresh))}
+    renamed = {n: pair for n, pair in renamed.items() if not n.startswith(tuple(fresh))}
+    for name, tensor in own.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in renamed:
+            raise CheckpointError(f"{source} has nothing for '{name}': another architecture, size or decoder?")
+        key, value = renamed[name]
+        if value.shape != tensor.shape:
+            raise CheckpointError(
+                f"'{key}' in {source} is {tuple(value.shape)}, this model's '{name}' is {tuple(tensor.shape)}: "
+                "choose the variant and the number of classes that the checkpoint was trained with."
+            )
+    for name, (key, _) in renamed.items():
+        if name not in own:
+            raise CheckpointError(f"'{key}' in {source} has no place in this model: another architecture or size?")
+    model.load_state_dict({name: value for name, (_, value) in renamed.items()}, strict=False)
