@@ -21,7 +21,12 @@ DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = parser().parse_args(argv)
+    top = parser()
+    args, unknown = top.parse_known_args(argv)
+    if unknown and args.do is not run_lab:  # JupyterLab has options of its own: prunekit lab --no-browser
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    elif unknown:
+        args.more = unknown
     try:
         return args.do(args)
     except PrunekitError as err:
@@ -41,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files (default: demo)")
     demo.set_defaults(do=run_demo)
 
-    lab = commands.add_parser("lab", help="open the course in JupyterLab")
-    lab.add_argument("more", nargs=argparse.REMAINDER, help="passed on to JupyterLab")
-    lab.set_defaults(do=run_lab)
+    epilog = "Everything else is passed on to JupyterLab, e.g. prunekit lab --no-browser --port=8890"
+    lab = commands.add_parser("lab", help="open the course in JupyterLab", epilog=epilog)
+    lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
     run.add_argument("experiment", choices=["quickstart"])
@@ -88,9 +93,10 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def run_lab(args: argparse.Namespace) -> int:
-    """JupyterLab with the checkout as its root."""
+    """JupyterLab with the checkout as its root, so that links between lessons and book work; it opens at lesson 00."""
     root = site.need_checkout("JupyterLab")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", "--notebook-dir", str(root), *args.more])
+    start = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"
+    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={root}", start, *args.more])
 
 
 def run_experiment(args: argparse.Namespace) -> int:

@@ -126,6 +126,16 @@ def test_data_lists_runs_and_refuses(course, capsys: pytest.CaptureFixture[str])
     assert "no data set 'nothing'; there are: toy." in capsys.readouterr().err
 
 
+def test_lab_passes_options_on_and_others_refuse_them(course, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    root, seen = course("1"), []
+    monkeypatch.setattr(cli.subprocess, "call", lambda command: seen.append(command) or 0)
+    assert cli.main(["lab", "--no-browser", "--port=8890"]) == 0
+    assert seen[0][3] == f"--notebook-dir={root}" and seen[0][-2:] == ["--no-browser", "--port=8890"]
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", "--no-browser"])
+    assert "unrecognized arguments: --no-browser" in capsys.readouterr().err
+
+
 def test_outside_a_checkout_the_course_says_how_to_get_it(monkeypatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(site, "checkout", lambda: None)
     assert cli.main(["lab"]) == 2
