@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -106,8 +105,7 @@ def _checkout() -> Finding:
 
 def _data() -> list[Finding]:
     """Data sets below PRUNEKIT_DATA, or data/ of the checkout."""
-    root = site.checkout()
-    folder = Path(os.environ.get("PRUNEKIT_DATA") or (root / "data" if root else "data"))
+    folder = site.data_folder()
     sets = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     if not sets:
         return [Finding("note", "data", f"none in {folder}; mini scale needs none, others: prunekit data")]

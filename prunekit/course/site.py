@@ -5,6 +5,7 @@ The address is written once, in pyproject.toml ([project.urls] Repository); ever
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def checkout() -> Path | None:
     """The folder of the clone this package is imported from, None when it was installed without one."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
+
+
+def data_folder() -> Path:
+    """Where data sets lie: PRUNEKIT_DATA, else data/ of the clone, wherever a notebook or a command was started."""
+    root = checkout()
+    return Path(os.environ.get("PRUNEKIT_DATA") or (root / "data" if root else "data"))
 
 
 def need_checkout(what: str) -> Path:

@@ -1,7 +1,7 @@
 """What a lesson trains on and measures: data, classes, colours and loss in one value, for each data set.
 
 task = load_task("scenes")                          # rendered here, no download
-task = load_task("camvid", size=(240, 320), root="data/camvid")
+task = load_task("camvid", size=(240, 320), root="data/CamVid")
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from prunekit.course import site
 from prunekit.data.real import CamVid
 from prunekit.data.scenes import CLASSES, PALETTE, SceneDataset
 from prunekit.data.transforms import train_transform
@@ -64,7 +65,8 @@ def load_task(
     test_count: int = 200,
 ) -> Task:
     """scenes: rendered on the spot, `train_count` and `test_count` images of `size`. camvid: the real set in `root`
-    (or the environment's PRUNEKIT_DATA/camvid), trained on random crops of at most `size`, tested whole on "test".
+    (None: CamVid in PRUNEKIT_DATA or the clone's data/), trained on random crops of at most `size`, tested whole on
+    "test".
 
     Raises InputError for an unknown name, DataError when the folder is not what it should be.
     """
@@ -72,7 +74,7 @@ def load_task(
         train, test = SceneDataset(train_count, seed=0, size=size), SceneDataset(test_count, seed=1, size=size)
         return Task("scenes", train, test, CLASSES, PALETTE, weighted_loss(train, len(CLASSES)))
     if dataset == "camvid":
-        folder = Path(root) if root is not None else Path(os.environ.get("PRUNEKIT_DATA", "data")) / "camvid"
+        folder = Path(root) if root is not None else site.data_folder() / "CamVid"
         plain, test = CamVid(folder, "train"), CamVid(folder, "test")
         height, width = plain[0][1].shape
         crop = (min(size[0], height), min(size[1], width))

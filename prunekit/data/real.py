@@ -68,7 +68,8 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         for folder in (self.root, self.root / split, self.root / f"{split}annot"):
             if not folder.is_dir():
                 raise DataError(
-                    f"CamVid: no folder {folder}. Fetch the set with: python data_scripts/get_camvid.py {self.root}"
+                    f"CamVid: no folder {folder}. Fetch the set in a clone of prunekit: "
+                    "python data_scripts/get_camvid.py data (it makes data/CamVid)."
                 )
         self.pairs = _pairs(self.root, split)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from prunekit.course import site
-from prunekit.errors import InputError
+from prunekit.course.tasks import load_task
+from prunekit.errors import DataError, InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +46,13 @@ def test_this_checkout_is_found_and_its_absence_says_what_to_do(monkeypatch: pyt
     assert site.checkout() is None
     with pytest.raises(InputError, match="a lesson needs the course's files: git clone"):
         site.need_checkout("a lesson")
+
+
+def test_data_lie_in_the_clone_wherever_a_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("PRUNEKIT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert site.data_folder() == ROOT / "data"
+    monkeypatch.setenv("PRUNEKIT_DATA", str(tmp_path))
+    assert site.data_folder() == tmp_path
+    with pytest.raises(DataError, match=r"no folder .*CamVid\. .*get_camvid\.py data "):
+        load_task("camvid")
