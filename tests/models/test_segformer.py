@@ -305,6 +305,20 @@ def test_half_of_the_ffn_neurons_and_of_the_decoder_go_exactly() -> None:
     assert small.encoder.stages[3].blocks[0].mlp.depthwise.weight.shape == (176, 1, 3, 3)
 
 
+def test_half_of_the_heads_go_exactly() -> None:
+    torch.manual_seed(0)
+    model, x = segformer_mini(5).eval(), torch.randn(1, 3, 64, 64)
+    groups = find_groups(model, x)
+    heads = {n: g for n, g in groups.items() if g.kind == "head"}
+    assert [g.size for g in heads.values()] == [2, 2, 2, 2, 4, 4, 4, 4]
+    plan = PruningPlan({n: g.size for n, g in heads.items()}, {n: half(g.size) for n, g in heads.items()})
+    small = prune(model, groups, plan)
+    assert check_equivalence(model, small, groups, plan, x).control > 1e-3
+    attention = small.encoder.stages[2].blocks[1].attention
+    assert attention.query.weight.shape == (32, 64)
+    assert attention.project.weight.shape == (64, 32)
+
+
 def test_the_residual_stream_is_one_group_and_known_to_change_the_norms() -> None:
     groups = find_groups(segformer_mini(5).eval(), torch.randn(1, 3, 64, 64))
     stream = groups["encoder.stages.1.embed.proj"]
