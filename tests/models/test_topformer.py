@@ -31,7 +31,7 @@ def test_logits_come_at_the_size_of_the_image() -> None:
     with torch.no_grad():
         assert model(IMAGE[..., :65, :94]).shape == (2, 5, 65, 94)
         assert model.logits(IMAGE).shape == (2, 5, 48, 64)
-        assert [s.shape[-1] for s in model.scales(IMAGE)] == [128, 64, 32, 16]
+        assert [s.shape[-1] for s in model.scales(IMAGE)] == [64, 64, 32, 16]
         big = topformer(3, variant="tiny").eval()
         assert big.logits(IMAGE).shape == (2, 3, 12, 16)
         assert [s.shape[1:] for s in big.scales(IMAGE)] == [(16, 24, 32), (32, 12, 16), (64, 6, 8), (96, 3, 4)]
