@@ -65,6 +65,7 @@ class Groups(Mapping[str, ChannelGroup]):
     positions: weight -> how many times each of its elements is multiplied for the example input, so the MACs of any
     plan are sums of products, no model needed. unit_macs: group -> MACs of attention products that each of its heads
     brings. other_macs: MACs that nothing above accounts for. example: the example input's shapes, as meta tensors.
+    positional: groups that the model's code slices or splits by numbers.
     """
 
     table: Mapping[str, ChannelGroup]
@@ -75,6 +76,7 @@ class Groups(Mapping[str, ChannelGroup]):
     unit_macs: Mapping[str, float] = field(default_factory=dict)
     other_macs: float = 0.0
     example: Any = None
+    positional: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         if name in self.table:

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit.core import Profile
 from prunekit.errors import InputError
 from prunekit.metrics import evaluating
+from prunekit.surgery.trace import plain_attention
 
 
 def count_params(model: nn.Module) -> int:
@@ -45,7 +46,7 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
 
     counter = FlopCounterMode(display=False)
     # fused attention kernels would hide their products from the counter
-    with _plain_attention(), sdpa_kernel(SDPBackend.MATH), evaluating(model), counter:
+    with plain_attention(), sdpa_kernel(SDPBackend.MATH), evaluating(model), counter:
         run(model, x)
     return counter.get_total_flops() // 2
 
@@ -168,17 +169,6 @@ class _LiveBytes(TorchDispatchMode):
     def _released(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention step by step; its fused fast path counts as nothing."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

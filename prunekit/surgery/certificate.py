@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import CertificateError
 from prunekit.surgery.cut import kept_positions, mask, prune, take
-from prunekit.surgery.trace import as_call, check_inputs, first_names, tensors_of, training_mode
+from prunekit.surgery.trace import as_call, check_inputs, first_names, plain_attention, tensors_of, training_mode
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -158,8 +158,16 @@ def _randomised(model: nn.Module, x: Any, seed: int) -> nn.Module:
 
 def _outputs(model: nn.Module, x: Any) -> list[Tensor]:
     args, kwargs = as_call(pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, x))
-    with training_mode(model, False), torch.no_grad():
-        return [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+    with training_mode(model, False), plain_attention(), torch.no_grad():
+        try:
+            outputs = model(*args, **kwargs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as err:
+            raise CertificateError(
+                f"{type(model).__name__} does not run in float64 on this input ({type(err).__name__}: "
+                f"{str(err).splitlines()[0] if str(err) else ''}): is the input of the shape the groups were found "
+                "with, or does its code make float32 tensors itself? Make them with dtype=x.dtype."
+            ) from err
+    return [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
 
 
 def _difference(first: list[Tensor], second: list[Tensor]) -> float:

@@ -7,10 +7,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
@@ -18,7 +19,8 @@ from torch.utils import _pytree as pytree
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import PlanError
 from prunekit.surgery.adapters import fit_heads
-from prunekit.surgery.trace import as_call, tensors_of
+from prunekit.surgery.positions import check_positions
+from prunekit.surgery.trace import as_call, check_kind, plain_attention, tensors_of
 
 Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
 
@@ -30,12 +32,15 @@ def prune(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     Raises PlanError when the plan or the model does not fit `groups`, or when sizes built into the model's own Python
     code make the smaller one fail.
     """
+    check_kind(model)
     check_model(model, groups)
-    small = _with_tensors(model, {n: take(t, k) for n, t, k in _each(model, kept_positions(groups, plan))})
+    kept = kept_positions(groups, plan)
+    small = _with_tensors(model, {n: take(t, k) for n, t, k in _each(model, kept)})
     for name, module in small.named_modules():
         _fit_sizes(module, model.get_submodule(name))
     fit_heads(small, groups, plan)
     _check_runs(small, groups)
+    check_positions(model, small, groups, plan, kept, _example(small, groups))
     return small
 
 
@@ -113,15 +118,23 @@ def _with_tensors(model: nn.Module, new: dict[str, Tensor]) -> nn.Module:
     memo: dict[int, object] = {}
     for name, tensor in new.items():
         memo[id(state[name])] = _as(state[name], tensor)
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as err:  # whatever the model's own parts raise
+        raise PlanError(
+            f"{type(model).__name__} cannot be copied ({type(err).__name__}: {str(err).splitlines()[0]}) Does it keep "
+            "a tensor that was computed (torch.nn.utils.prune, the old weight_norm)? Make it permanent with their "
+            "remove() first."
+        ) from err
 
 
 def _fit_sizes(module: nn.Module, source: nn.Module) -> None:
     """Set the numbers that torch's own layers keep beside their tensors."""
-    weight = getattr(module, "weight", None)
+    weight = module._parameters.get("weight")  # one that is computed is not asked for: that could change it
     if isinstance(module, _ConvNd):
-        _fit_conv(module, source.weight.shape)  # type: ignore[arg-type,union-attr]
-    elif isinstance(module, nn.Linear):
+        if weight is not None:
+            _fit_conv(module, source.weight.shape)  # type: ignore[arg-type,union-attr]
+    elif isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _NormBase) and (weight is not None or module.running_mean is not None):
         module.num_features = len(weight if weight is not None else module.running_mean)  # type: ignore[arg-type]
@@ -129,8 +142,8 @@ def _fit_sizes(module: nn.Module, source: nn.Module) -> None:
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
         module.num_channels = len(weight)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = module.weight.numel()
+    elif isinstance(module, nn.PReLU) and weight is not None:
+        module.num_parameters = weight.numel()
 
 
 def _fit_conv(conv: _ConvNd, old: torch.Size) -> None:
@@ -143,14 +156,15 @@ def _fit_conv(conv: _ConvNd, old: torch.Size) -> None:
 
 def _check_runs(small: nn.Module, groups: Groups) -> None:
     """Run the shapes, not the numbers: sizes that live in Python code show up here and not on the user's device."""
-    weight = next(small.parameters())
-    example = pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
-        memo = {id(t): _as(t, fake.from_tensor(t)) for t in (*small.parameters(), *small.buffers())}
-        stand_in = copy.deepcopy(small, memo).eval()
-        args, kwargs = as_call(pytree.tree_map_only(Tensor, fake.from_tensor, example))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    memo = {id(t): _as(t, fake.from_tensor(t)) for t in (*small.parameters(), *small.buffers())}
+    stand_in = copy.deepcopy(small, memo).eval()
+    with _quiet(), plain_attention(), fake, torch.no_grad():
+        args, kwargs = as_call(pytree.tree_map_only(Tensor, fake.from_tensor, _example(small, groups)))
         try:
             stand_in(*args, **kwargs)
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            return  # what follows depends on values, which a run of shapes does not have
         except Exception as err:
             raise PlanError(
                 f"the pruned {type(small).__name__} does not run ({type(err).__name__}: {str(err).splitlines()[0]}): "
@@ -160,6 +174,12 @@ def _check_runs(small: nn.Module, groups: Groups) -> None:
 
 def _as(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _example(model: nn.Module, groups: Groups) -> Any:
+    """An input of the shapes that the groups were found with, in the model's type and on its device."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
+    return pytree.tree_map_only(Tensor, lambda t: _like_weight(t, weight), groups.example)
 
 
 def _like_weight(tensor: Tensor, weight: Tensor) -> Tensor:

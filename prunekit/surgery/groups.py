@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from prunekit.core import ChannelGroup, Groups, Kind, Member, Role
 from prunekit.errors import GroupError, TraceError
 from prunekit.surgery.labels import Labels, Solution
 from prunekit.surgery.rules import RULES, Walk, op_name, unknown
-from prunekit.surgery.trace import export, first_names, tensors_of
+from prunekit.surgery.trace import check_inputs, export, first_names, tensors_of
 from prunekit.surgery.values import Value, freeze_value, place
 
 
@@ -31,7 +32,8 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
     GroupError (a name in `freeze` is unknown).
     """
     walk = Walk()
-    params = {name: _labelled(walk.labels, name, tensor) for name, tensor in tensors_of(model).items()}
+    check_inputs(model, example)
+    params = label_parameters(walk, model)
     aliases = first_names(model)
     walk_graph(walk, export(model, example), params, aliases)
     # A head that only works in training (an auxiliary classifier) reads channels too: follow that mode as well.
@@ -49,8 +51,15 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
     shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
     example = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), example)
     names = tuple(name for name, t in tensors_of(model).items() if isinstance(t, nn.Parameter))
+    frozen = {**walk.computed, **frozen, **notes}
     unit_macs, other_macs = _product_macs(walk, table, params)
-    return Groups(table, {**frozen, **notes}, shapes, names, dict(walk.positions), unit_macs, other_macs, example)
+    positional = _positional(walk, table, params)
+    return Groups(table, frozen, shapes, names, dict(walk.positions), unit_macs, other_macs, example, positional)
+
+
+def label_parameters(walk: Walk, model: nn.Module) -> dict[str, Value]:
+    """Every parameter and buffer with fresh labels on all its axes; the same model gives the same labels."""
+    return {name: _labelled(walk.labels, name, tensor) for name, tensor in tensors_of(model).items()}
 
 
 def _product_macs(
@@ -77,6 +86,14 @@ def _product_macs(
     return per_unit, other
 
 
+def _positional(walk: Walk, table: dict[str, ChannelGroup], params: dict[str, Value]) -> frozenset[str]:
+    """Groups on an axis that the code slices or splits by numbers."""
+    solution = walk.labels.solve()
+    makers = {name: group.producers()[0] for name, group in table.items()}
+    lines = {name: _line(params[m.tensor], m.dim)[m.index.numpy()].ravel() for name, m in makers.items()}
+    return frozenset(n for n, line in lines.items() if solution.positional.intersection(solution.root[line].tolist()))
+
+
 def _labelled(labels: Labels, name: str, tensor: torch.Tensor) -> Value:
     lines = [place(labels.fresh(size), axis, tensor.dim()) for axis, size in enumerate(tensor.shape)]
     return Value(tuple(tensor.shape), tuple(f for f in lines if f.any()), name)
@@ -95,10 +112,18 @@ def walk_graph(
         elif node.op == "call_function":
             for value in walk.inputs(node):
                 walk.reach(value)
-            walk.values[node] = RULES.get(op_name(node), unknown)(walk, node)
+            walk.node = node
+            walk.values[node] = _apply(walk, node)
         elif node.op == "output":
             for value in walk.inputs(node):
                 freeze_value(walk.labels, value, "the model returns it")
+
+
+def _apply(walk: Walk, node: Node) -> Any:
+    """The rule of this op; where sizes are not known before the run, no rule can tell."""
+    outputs = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, torch.Tensor)]
+    fixed = all(type(size) is int for out in outputs for size in out.shape)
+    return (RULES.get(op_name(node), unknown) if fixed else unknown)(walk, node)
 
 
 def _neutral(val: Any) -> Any:

@@ -17,12 +17,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Solution:
-    """root[label] = its component. reason: frozen components and why. inexact, heads: components with that mark."""
+    """root[label] = its component. reason: frozen components and why. The others: components with that mark."""
 
     root: Ints
     reason: dict[int, str]
     inexact: frozenset[int]
     heads: frozenset[int]
+    positional: frozenset[int]
 
 
 class Labels:
@@ -35,6 +36,7 @@ class Labels:
         self._frozen: list[tuple[Ints, str]] = []
         self._inexact: list[Ints] = []
         self._heads: list[Ints] = []
+        self._positional: list[Ints] = []
 
     def fresh(self, size: int) -> Ints:
         """`size` new labels; a single position cannot be pruned away, so an axis of size 1 is born frozen."""
@@ -66,10 +68,19 @@ class Labels:
         """These are attention heads."""
         self._heads.append(labels.ravel())
 
+    def mark_positional(self, labels: Ints) -> None:
+        """The code slices or splits this axis by numbers, so what it reads depends on what was removed before it."""
+        self._positional.append(labels.ravel())
+
+    def facts(self) -> tuple[Ints, Ints, list[tuple[Ints, str]]]:
+        """What was collected: labels that are equal, as two arrays, and frozen labels with their reasons."""
+        left, right = (np.concatenate([*side, np.zeros(0, np.int64)]) for side in (self._left, self._right))
+        return left, right, self._frozen
+
     def solve(self) -> Solution:
         """Connected components by hooking to the smaller root and pointer jumping; O(log n) rounds of numpy."""
         root = np.arange(self.count, dtype=np.int64)
-        left, right = (np.concatenate([*side, np.zeros(0, np.int64)]) for side in (self._left, self._right))
+        left, right, frozen = self.facts()
         while True:
             a, b = root[left], root[right]
             if np.array_equal(a, b):
@@ -80,10 +91,11 @@ class Labels:
             while not np.array_equal(root, root[root]):
                 root = root[root]
         reason: dict[int, str] = {}
-        for labels, why in self._frozen:
+        for labels, why in frozen:
             for component in np.unique(root[labels]).tolist():
                 reason.setdefault(component, why)
-        return Solution(root, reason, _components(root, self._inexact), _components(root, self._heads))
+        marks = (_components(root, marked) for marked in (self._inexact, self._heads, self._positional))
+        return Solution(root, reason, *marks)
 
 
 def _components(root: Ints, marked: list[Ints]) -> frozenset[int]:

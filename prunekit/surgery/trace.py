@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from prunekit.errors import InputError, TraceError
@@ -53,6 +54,7 @@ def export(model: nn.Module, example: Any, *, training: bool = False) -> torch.e
 
 def check_inputs(model: nn.Module, example: Any) -> None:
     """InputError unless the example holds tensors, on the model's device."""
+    check_kind(model)
     tensors = [t for t in pytree.tree_leaves(example) if isinstance(t, Tensor)]
     if not tensors:
         raise InputError(
@@ -67,6 +69,33 @@ def check_inputs(model: nn.Module, example: Any) -> None:
                 f"the example is on {tensor.device}, the model on {weight.device}; "
                 f"move one: example.to('{weight.device}')."
             )
+
+
+def check_kind(model: nn.Module) -> None:
+    """InputError when a part of the model is not ordinary PyTorch, whose tensors can be replaced one by one."""
+    for name, module in model.named_modules():
+        at, kind = f"'{name}'" if name else "the model", type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(f"{at} is a TorchScript module ({kind}); prune the Python model it was made from.")
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            raise InputError(
+                f"{at} is compiled ({kind}); prune the model before torch.compile, and compile the result."
+            )
+        if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized")):
+            raise InputError(f"{at} is quantized ({kind}); prune the float model, and quantize the result.")
+        if any(is_lazy(t) for t in module._parameters.values() if t is not None):
+            raise InputError(f"{at} is a lazy layer ({kind}) without weights yet; run the model once on an example.")
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """nn.MultiheadAttention step by step; its fused fast path counts as nothing and checks no shapes."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -116,6 +116,8 @@ def reshape(labels: Labels, value: Value, shape: tuple[int, ...], why: str) -> V
         source, target = list(factor.shape), [1] * len(shape)
         for olds, news in blocks:
             if support(factor) & set(olds):
+                if sum(shape[axis] > 1 for axis in news) > 1:  # the code decides where the pieces begin
+                    labels.mark_positional(factor)
                 for axis in olds:
                     source[axis] = value.shape[axis]
                 for axis in news:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 import numpy as np
 from torch.fx import Node
 
 from prunekit.surgery.rules.contract import unknown
-from prunekit.surgery.rules.walk import Walk, result, where
+from prunekit.surgery.rules.walk import Walk, op_name, result, where
 from prunekit.surgery.values import Value, combine, freeze_axes, place, support
 
 
@@ -22,7 +23,15 @@ def unary(w: Walk, node: Node) -> Value | list[Value]:
 def elementwise(w: Walk, node: Node) -> Value | list[Value]:
     """add, mul, maximum, ...: channels that face each other are one."""
     values = list(w.inputs(node))
+    for factor in (f for v in values for f in v.factors if _from_size(node, f.size)):
+        w.labels.mark_positional(factor)
     return result(node, reduce(lambda a, b: combine(w.labels, a, b, where(node)), values).factors)
+
+
+def _from_size(node: Node, size: int) -> bool:
+    """Whether x is multiplied or divided by a number that may have been computed from its size: C, C ** -0.5, ..."""
+    numbers = [abs(a) for a in node.args if isinstance(a, (int, float)) and a]
+    return any(math.isclose(n, size**power, rel_tol=1e-6) for n in numbers for power in (1, -1, 0.5, -0.5))
 
 
 def batch_norm(w: Walk, node: Node) -> Value | list[Value]:
@@ -79,9 +88,9 @@ def spatial(w: Walk, node: Node) -> Value | list[Value]:
     x = next(w.inputs(node))
     out = node.meta["val"]
     out = out if not isinstance(out, (tuple, list)) else out[0]
-    leading = 2 if len(x.shape) > 2 else 1
+    pixels = int(next(c for c in op_name(node) if c.isdigit()))  # max_pool2d works on the last two axes
     changed = {i for i, (a, b) in enumerate(zip(x.shape, out.shape, strict=True)) if a != b}
-    touched = set(range(leading, len(x.shape))) | changed
+    touched = set(range(len(x.shape) - pixels, len(x.shape))) | changed
     return result(node, freeze_axes(w.labels, x, touched, f"pixels of {where(node)}"))
 
 
@@ -114,9 +123,10 @@ def constant(w: Walk, node: Node) -> Value | list[Value]:
 
 
 def pad(w: Walk, node: Node) -> Value | list[Value]:
-    """Padding pixels passes channels on; padding channels is a case of its own and stays."""
-    out, x = node.meta["val"], next(w.inputs(node))
-    changed = {i for i, (a, b) in enumerate(zip(x.shape, out.shape, strict=True)) if a != b}
+    """Padding pixels passes channels on; padding channels is a case of its own and stays. (1, -1) shifts an axis."""
+    sizes, x = w.args(node).pad, next(w.inputs(node))
+    last = len(x.shape) - 1
+    changed = {last - i // 2 for i, size in enumerate(sizes) if size != 0}
     if 1 in changed and x.factor_on(1) is not None:
         return unknown(w, node)
     return result(node, freeze_axes(w.labels, x, changed, f"padded in {where(node)}"))

@@ -23,6 +23,8 @@ class Walk:
     values: graph node -> its Value (or list of Values). roles: (parameter, axis) -> what that axis does to channels.
     positions: weight -> multiplications per element. products: MACs of products between activations, and the labels of
     the units that share them equally. order: parameters in the order the graph reads them.
+    picked: graph node -> the labels it takes out of an axis, piece by piece. computed: module -> why its weight, which
+    is no parameter, stays. node: the op being looked at.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -31,6 +33,9 @@ class Walk:
     positions: dict[str, float] = field(default_factory=dict)
     products: list[tuple[float, Ints]] = field(default_factory=list)
     order: dict[str, int] = field(default_factory=dict)
+    picked: dict[str, list[Ints]] = field(default_factory=dict)
+    computed: dict[str, str] = field(default_factory=dict)
+    node: Node | None = None
 
     def args(self, node: Node) -> SimpleNamespace:
         """The op's arguments by their schema names, graph nodes replaced by Values."""
@@ -52,9 +57,14 @@ class Walk:
                 self.roles.setdefault((value.param, axis), "follower")
 
     def role(self, value: Value, axis: int, role: Role) -> None:
-        """Note that an axis of a parameter makes or reads channels."""
+        """Note that an axis of a parameter makes or reads channels; a weight that is computed stays as it is."""
         if value.param is not None:
             self.roles[value.param, axis] = role
+        elif self.node is not None:
+            why = f"the weight of {where(self.node)} is computed, not a parameter"
+            self.computed.setdefault(module_path(self.node) or where(self.node), why)
+            for factor in value.factors:
+                self.labels.freeze(factor, why)
 
     def inputs(self, node: Node) -> Iterator[Value]:
         """Every tensor the op reads."""
@@ -88,4 +98,6 @@ def result(node: Node, factors: tuple[Ints, ...] = ()) -> Value | list[Value]:
     out = node.meta["val"]
     if isinstance(out, torch.Tensor):
         return Value(tuple(out.shape), factors)
+    if not isinstance(out, (tuple, list)):
+        return Value(())  # a number
     return [Value(tuple(o.shape), factors) if isinstance(o, torch.Tensor) else Value(()) for o in out]
