@@ -101,7 +101,7 @@ def fill(text: str, lesson: str) -> str:
     """Put in what is written elsewhere: {{repo}} and {{colab}} addresses, {{badge}}, {{minutes}}."""
     values = {"repo": site.repository(), "colab": site.colab(lesson), "badge": site.badge(lesson)}
     if "{{minutes}}" in text:
-        values["minutes"] = str(lesson_minutes(lesson))
+        values["minutes"] = f"Time to run · {lesson_minutes(lesson)}"
     for name, value in values.items():
         text = text.replace("{{" + name + "}}", value)
     return text
@@ -200,7 +200,7 @@ def check_readme(folder: Path, readme: Path) -> list[str]:
 
 def with_table(readme: str, folder: Path) -> str:
     """README text with the table of lessons between its two markers."""
-    lines = ["| lesson | minutes at mini scale | |", "| --- | --- | --- |"]
+    lines = ["| lesson | runs in (mini scale) | |", "| --- | --- | --- |"]
     for source in sources(folder):
         name = source.stem
         link = f"[{name[:2]} {title(source)}](notebooks/{name}.ipynb)"

@@ -33,8 +33,9 @@ course = setup("01_segmentation_and_cost")
 # %% [markdown]
 # ## 1 · The problem in one picture
 #
-# A segmentation network gives every pixel a class. Ours is a small DeepLabV3 that was trained on synthetic streets;
-# the streets below it has never seen.
+# A segmentation network gives every pixel a class: it returns one number for each class at each pixel, the *logits*,
+# and the largest wins. Ours is a small DeepLabV3 that was trained on synthetic streets; the streets below it has never
+# seen.
 
 # %%
 import torch
@@ -155,7 +156,7 @@ show(
 # %% [markdown]
 # This is a **long tail**, as in Cityscapes: a few classes own nearly every pixel. **Thin objects** are the classes whose
 # pieces are only a few pixels wide, poles above all. A tree of the same area is a compact blob; a pole is all border.
-# Pruning hurts thin objects first, which is why they follow us through the whole course.
+# In lesson 00 it was thin objects that pruning hurt most, which is why they follow us through the whole course.
 
 # %% [markdown]
 # ## 4 · From scratch: confusion matrix and IoU
@@ -310,12 +311,22 @@ def verdict(answer, right, mistakes):
     """ok, the likely mistake (hint -> the value it leads to), or not attempted."""
     if answer is None:
         return "not attempted"
-    given = torch.as_tensor(answer, dtype=torch.double).cpu()
+    try:
+        given = torch.as_tensor(answer, dtype=torch.double).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return f"numbers are wanted, not {answer!r}"
+    right = torch.as_tensor(right, dtype=torch.double)
+    if given.shape != right.shape:
+        return f"shape {tuple(given.shape)}, wanted {tuple(right.shape)}"
+    if given.isnan().any():
+        return "there is a NaN in it: 0 / 0, a class that does not occur"
     for hint, value in {"ok": right, **mistakes}.items():
-        value = torch.as_tensor(value, dtype=torch.double)
-        if given.shape == value.shape and torch.allclose(given, value):
+        if torch.allclose(given, torch.as_tensor(value, dtype=torch.double)):
             return hint
-    return "not yet: compare with the formula"
+    if torch.allclose(given, 100 * right):
+        return "right, but in percent: fractions are wanted"
+    close = torch.allclose(given, right, atol=0.005)
+    return "close: do not round" if close else "not yet: compare with the formula"
 
 
 # %%
@@ -327,8 +338,11 @@ def recall(counts_KK):
 example = torch.tensor([[8, 2, 0], [1, 4, 5], [0, 1, 3]])
 hits = example.diagonal()
 by_column = hits / example.sum(0)
-hint = "that is precision: divide by the rows' sums, not the columns'"
-print(verdict(recall(example), hits / example.sum(1), {hint: by_column}))
+mistakes = {
+    "that is precision: divide by the rows' sums, not the columns'": by_column,
+    "that is IoU: recall leaves the false alarms out": iou(example),
+}
+print(verdict(recall(example), hits / example.sum(1), mistakes))
 
 # %% [markdown]
 # <details>
@@ -418,9 +432,11 @@ each = [metrics.confusion_matrix(g, t, len(CLASSES)) for g, t in zip(guesses, tr
 right = sum(metrics.miou(c) for c in each) / len(each)
 zeroed = [metrics.iou_per_class(c).nan_to_num(0).mean().item() for c in each]
 zeros = sum(zeroed) / len(zeroed)
+by_class = torch.stack([metrics.iou_per_class(c) for c in each]).nanmean(0).mean()
 mistakes = {
     "that is the data set's mIoU: divide within each image first": score.miou,
     "absent classes count as 0 in yours: leave them out (nanmean)": zeros,
+    "mean over images first, then classes: first within an image": by_class,
 }
 print(verdict(per_image_miou, right, mistakes))
 
@@ -503,6 +519,8 @@ mistakes = {
     "half of the outputs, yes, but its inputs were halved too": (0.5, 0.5, 0.5),
     "MACs and params are right; values written are H x W x c_out": (0.25, 0.25, 0.25),
     "params have both channel counts in their formula as well": (0.25, 0.5, 0.5),
+    "MACs have both channel counts in their formula as well": (0.5, 0.25, 0.5),
+    "that is what goes; what remains?": (0.75, 0.75, 0.5),
 }
 print(verdict(remains, (0.25, 0.25, 0.5), mistakes))
 
@@ -893,7 +911,7 @@ print(f"mIoU {score.miou:.2f} normalised, {metrics.miou(counts):.2f} not normali
 # Parameters stay, MACs grow fourfold, and the formula stays: it counts pixels, whatever their number.
 # </details>
 #
-# **4.** ASPP's 3×3 convolution at rate 36 looks much further than the one at rate 12. How many more MACs does it need?
+# **4.** ASPP's 3×3 convolution at dilation rate 36 looks much further than the one at rate 12. How many more MACs does it need?
 # <details><summary>Answer</summary>
 #
 # None. Dilation moves the weights apart, it adds no weight and no output position.
