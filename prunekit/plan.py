@@ -124,7 +124,7 @@ def _bisect(
     if reachable < target:
         raise BudgetError(
             f"asked to remove {target:.1%} of the {kind}, but within the limits {reachable:.1%} is the most. Ask for "
-            "less, raise Limits(max_ratio=...), or score more groups."
+            "less, raise Limits(max_ratio=...), lower its round_to (narrow layers cannot lose 8), or score more groups."
         )
     for _ in range(steps):
         middle = (low + high) / 2
@@ -196,8 +196,8 @@ def _checked(groups: Groups, scores: Scores) -> dict[str, Tensor]:
 
 
 def _check_ratio(name: str, ratio: float) -> None:
-    if not 0 <= ratio < 1:
-        raise InputError(f"{name} is the fraction to remove, from 0 up to but not 1; got {ratio}.")
+    if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+        raise InputError(f"{name} is the fraction to remove, from 0 up to but not 1; got {ratio!r}.")
 
 
 def latency_of(model: nn.Module, groups: Groups, x: Tensor, *, repeats: int = 15) -> Callable[[PruningPlan], float]:

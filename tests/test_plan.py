@@ -130,11 +130,12 @@ def test_an_unreachable_budget_says_what_is_reachable(mini) -> None:
     scores = l1.score(model, groups)
     with pytest.raises(BudgetError, match=r"of the macs, but within the limits \d\d\.\d% is the most") as err:
         budget_plan(groups, scores, macs_ratio=0.9, limits=Limits(max_ratio=0.3))
+    assert "lower its round_to" in str(err.value)
     reachable = float(str(err.value).split("limits ")[1].split("%")[0]) / 100
     budget_plan(groups, scores, macs_ratio=reachable - 0.001, limits=Limits(max_ratio=0.3))
 
 
-@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan"), "0.5"])
 def test_a_ratio_outside_its_range_is_refused(ratio: float) -> None:
     groups, scores = toy()
     for make in (uniform_plan, global_plan):
