@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from prunekit.core import Groups, Profile, PruningPlan, Scores
+from prunekit.errors import InputError
 from prunekit.methods import l1
 from prunekit.plan import How, Limits, budget_plan
 from prunekit.profiling import latency_ms, profile
@@ -61,6 +62,10 @@ def slim(
     are multiples of 8, which devices like. freeze: layers that must keep their size. The model is
     left untouched. Raises the errors of find_groups, budget_plan, prune and check_equivalence.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {model!r}; build it first, e.g. timm.create_model('resnet50').")
+    if not callable(score):
+        raise InputError(f"score is {score!r}; pass a function, e.g. `from prunekit.methods import l1` and l1.score.")
     groups = find_groups(model, x, freeze=freeze)
     plan = budget_plan(
         groups, score(model, groups), macs_ratio=macs_ratio, how=how, limits=limits or Limits(round_to=8)

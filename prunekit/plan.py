@@ -102,7 +102,10 @@ def budget_plan(
         raise InputError(
             f"give exactly one of macs_ratio, params_ratio, latency_ratio; got {sorted(targets) or 'none'}."
         )
-    (kind, target), make = targets.popitem(), uniform_plan if how == "uniform" else global_plan
+    makers = {"uniform": uniform_plan, "global": global_plan}
+    if how not in makers:
+        raise InputError(f"how is 'uniform' or 'global', got {how!r}.")
+    (kind, target), make = targets.popitem(), makers[how]
     _check_ratio(f"{kind}_ratio", target)
     if kind == "latency" and measure is None:
         raise InputError("latency_ratio needs measure(plan) -> time, e.g. plan.latency_of(model, groups, x).")
@@ -178,7 +181,8 @@ def _normalized(score: Tensor, how: Normalize) -> Tensor:
 
 def _checked(groups: Groups, scores: Scores) -> dict[str, Tensor]:
     if not scores:
-        raise ScoreError("no scores: nothing to rank. Did find_groups find any group?")
+        why = "; ".join(f"'{name}' stays: {reason}" for name, reason in list(groups.frozen.items())[:3])
+        raise ScoreError(f"no scores: nothing to rank. The model has {len(groups)} groups. {why}".strip())
     out = {}
     for name, score in scores.items():
         size = groups[name].size  # GroupError when unknown or frozen

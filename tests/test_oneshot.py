@@ -45,3 +45,18 @@ def test_impossible_wishes_are_refused() -> None:
         pk.slim(model, x, macs_ratio=0.999)
     with pytest.raises(pk.errors.InputError, match="does not run through the model"):
         pk.slim(model, torch.randn(1, 1, 64, 128))
+
+
+def test_names_in_place_of_objects_are_answered_in_words() -> None:
+    model, x = deeplabv3_mini(), torch.randn(1, 3, 64, 128)
+    with pytest.raises(pk.errors.InputError, match=r"model is 'resnet50'; build it first"):
+        pk.slim("resnet50", x)  # type: ignore[arg-type]
+    with pytest.raises(pk.errors.InputError, match=r"score is 'l1'; pass a function"):
+        pk.slim(model, x, score="l1")  # type: ignore[arg-type]
+    with pytest.raises(pk.errors.InputError, match="how is 'uniform' or 'global', got 'golbal'"):
+        pk.slim(model, x, how="golbal")  # type: ignore[arg-type]
+
+
+def test_a_model_without_groups_says_why() -> None:
+    with pytest.raises(pk.errors.ScoreError, match="'0' stays: the model returns it"):
+        pk.slim(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), torch.randn(1, 3, 8, 8))

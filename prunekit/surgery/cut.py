@@ -28,9 +28,10 @@ Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, as
 def prune(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     """A new model of the same class with the removed units gone from every tensor; `model` is left untouched.
 
-    Only the tensors that shrink are written anew, so the extra memory is the small model.
-    Raises PlanError when the plan or the model does not fit `groups`, or when sizes built into the model's own Python
-    code make the smaller one fail.
+    Where the class has sizes built into its Python code (a split at 32, twelve heads), its traced eval-mode forward
+    comes back instead, a torch.fx GraphModule with the same parameter names and the numbers set. Only the tensors that
+    shrink are written anew, so the extra memory is the small model.
+    Raises PlanError when the plan or the model does not fit `groups`, or when the code fails all the same.
     """
     check_kind(model)
     check_model(model, groups)
@@ -38,10 +39,25 @@ def prune(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     small = _with_tensors(model, {n: take(t, k) for n, t, k in _each(model, kept)})
     for name, module in small.named_modules():
         _fit_sizes(module, model.get_submodule(name))
-    fit_heads(small, groups, plan)
-    _check_runs(small, groups)
-    check_positions(model, small, groups, plan, kept, _example(small, groups))
+    try:
+        fit_heads(small, groups, plan)
+        _check_runs(small, groups)
+        check_positions(model, small, groups, plan, kept, _example(small, groups))
+    except PlanError as built_in:
+        return _edited(model, small, groups, plan, built_in)
     return small
+
+
+def _edited(model: nn.Module, small: nn.Module, groups: Groups, plan: PruningPlan, built_in: PlanError) -> nn.Module:
+    """The graph with its numbers fitted; the first error stands when that does not help."""
+    from prunekit.surgery.edit import edited_graph
+
+    try:
+        whole = edited_graph(model, small, groups, plan)
+        _check_runs(whole, groups)
+    except Exception as err:  # whatever went wrong there, what the user can act on is the first error
+        raise built_in from err
+    return whole
 
 
 def mask(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:

@@ -47,6 +47,7 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
             notes = {_module_of(name): f"only training could reach it: {err}" for name in unreached}
         walk.positions, walk.products = macs
     _freeze_named(walk, params, freeze)
+    _freeze_ragged(walk)
     table, frozen = _assemble(walk, params)
     shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
     example = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), example)
@@ -109,6 +110,8 @@ def walk_graph(
         if node.op == "placeholder":
             param = params.get(aliases.get(names.get(node.name, ""), ""))
             walk.values[node] = param if param is not None else _neutral(node.meta.get("val"))
+        elif node.op == "call_function" and _only_counts(node):
+            walk.values[node] = Value(())
         elif node.op == "call_function":
             for value in walk.inputs(node):
                 walk.reach(value)
@@ -117,6 +120,14 @@ def walk_graph(
         elif node.op == "output":
             for value in walk.inputs(node):
                 freeze_value(walk.labels, value, "the model returns it")
+
+
+def _only_counts(node: torch.fx.Node) -> bool:
+    """Arithmetic on sizes: asking for a length reads no channel."""
+    return op_name(node).startswith("sym_") or (
+        not isinstance(node.target, torch._ops.OpOverload)
+        and isinstance(node.meta.get("val"), (int, float, torch.SymInt))
+    )
 
 
 def _apply(walk: Walk, node: Node) -> Any:
@@ -144,6 +155,24 @@ def _freeze_named(walk: Walk, params: dict[str, Value], names: Iterable[str]) ->
             )
         for param, dim in axes:
             walk.labels.freeze(_line(params[param], dim), f"asked to stay ('{wanted}')")
+
+
+def _freeze_ragged(walk: Walk) -> None:
+    """After `view(B, N, 3, heads, d)` a unit may go only as a whole slice of one axis: anything else leaves no grid."""
+    root = walk.labels.solve().root
+    for factor, why in walk.grids:
+        owner = root[factor]
+        for axis in [a for a, size in enumerate(factor.shape) if size > 1]:
+            if (owner == owner.take([0], axis)).all() or _sliced(owner, axis):
+                break
+        else:
+            walk.labels.freeze(factor, f"its positions do not form a grid in {why}")
+
+
+def _sliced(owner: np.ndarray, axis: int) -> bool:
+    """Does each slice across `axis` belong to one unit?"""
+    flat = np.moveaxis(owner, axis, 0).reshape(owner.shape[axis], -1)
+    return bool((flat == flat[:, :1]).all())
 
 
 def _line(value: Value, dim: int) -> np.ndarray:

@@ -46,6 +46,7 @@ def check_positions(
     shrunk = {name: _kept(value, kept.get(name, {})) for name, value in params.items()}
     after.labels.count = before.labels.count
     single = any(len(line) == 1 for axes in kept.values() for line in axes.values())
+    single |= any(groups[name].kind == "head" and len(plan.keep[name]) == 1 for name in cut)
     others = _walk(after, small, shrunk, example)
     place_of = _difference(before, after, nodes, others, shrunk, single)
     if place_of is not None:

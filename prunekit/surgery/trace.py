@@ -34,8 +34,12 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
 
 
-def export(model: nn.Module, example: Any, *, training: bool = False) -> torch.export.ExportedProgram:
+def export(
+    model: nn.Module, example: Any, *, training: bool = False, free_batch: bool = False
+) -> torch.export.ExportedProgram:
     """The model's forward as a graph. The model is not changed and nothing is computed.
+
+    free_batch: leave the first axis of every input open, as far as the code allows.
 
     Raises InputError when the example does not run through the model at all, TraceError when it runs but
     torch.export cannot follow the Python code.
@@ -47,7 +51,8 @@ def export(model: nn.Module, example: Any, *, training: bool = False) -> torch.e
     with training_mode(model, training), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, args, kwargs, strict=False)
+            shapes = _free_batch(args, kwargs) if free_batch else None
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as err:
             raise _explain(model, args, kwargs, err) from err
 
@@ -113,6 +118,13 @@ def first_names(model: nn.Module) -> dict[str, str]:
     """Every name in the state dict -> the first name of the same tensor."""
     first = {id(tensor): name for name, tensor in tensors_of(model).items()}
     return {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def _free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    free = pytree.tree_map(
+        lambda t: {0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None, kwargs or args
+    )
+    return free
 
 
 def _twice(tensor: Tensor) -> Tensor:

@@ -109,13 +109,6 @@ def test_a_plan_for_another_model_is_refused() -> None:
         prune(model, groups, PruningPlan({"b": 4}, {"b": (0,)}))
 
 
-def test_a_size_built_into_code_is_reported_not_guessed() -> None:
-    model = nets.BuiltInSize()
-    groups = find_groups(model, X)
-    with pytest.raises(PlanError, match=r"pruned BuiltInSize does not run .* has a size built in"):
-        prune(model, groups, PruningPlan({"a": 8}, {"a": (0, 1, 2)}))
-
-
 def test_shared_layers_are_cut_once() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import nets
 
 from prunekit.core import PruningPlan
-from prunekit.errors import PlanError
 from prunekit.plan import plan_macs, plan_params
 from prunekit.profiling import count_macs, count_params
 from prunekit.surgery import check_equivalence, find_groups, prune
@@ -90,12 +89,45 @@ def test_timm_transformers_lose_heads_and_neurons(name: str) -> None:
     small.train()(torch.randn(2, 3, 64, 64)).sum().backward()
 
 
-def test_a_count_that_contradicts_the_graph_is_refused() -> None:
-    class Twice(SeparateHeads):
+def test_a_count_that_contradicts_the_graph_is_not_trusted() -> None:
+    """The attribute says 8, the code halves it: setting it would be a guess, so the graph's own numbers are set."""
+
+    class Halved(SeparateHeads):
         def split(self, x: Tensor) -> Tensor:
             return x.reshape(x.shape[0], x.shape[1], self.num_heads // 2, -1).transpose(1, 2)
 
-    model, x = Twice(stored=8), torch.randn(2, 5, 16)
+    model, x = Halved(stored=8), torch.randn(2, 5, 16)
     groups = find_groups(model, x)
-    with pytest.raises(PlanError, match=r"'.num_heads' is 8, but the graph shows 4 units of heads in 'q'"):
-        prune(model, groups, PruningPlan({"q": 4}, {"q": (0,)}))
+    plan = PruningPlan({"q": 4}, {"q": (0, 3)})
+    small = prune(model, groups, plan)
+    assert isinstance(small, torch.fx.GraphModule)
+    assert check_equivalence(model, small, groups, plan, x).max_error < 1e-12
+
+
+def test_a_count_that_no_attribute_holds_is_found_in_the_graph() -> None:
+    """`reshape(B, N, 4, -1)` runs with any width, so nothing crashes: the number must be set all the same."""
+
+    class Literal(SeparateHeads):
+        def split(self, x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], x.shape[1], 4, -1).transpose(1, 2)
+
+    model, x = Literal(), torch.randn(2, 5, 16)
+    del model.num_heads
+    groups = find_groups(model, x)
+    plan = PruningPlan({"q": 4}, {"q": (0, 3)})
+    assert check_equivalence(model, prune(model, groups, plan), groups, plan, x).max_error < 1e-12
+
+
+def test_the_owner_may_be_further_out() -> None:
+    class Wrapped(SeparateHeads):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = nn.Sequential(nn.Linear(16, 16))  # type: ignore[assignment]
+
+    model, x = Wrapped(), torch.randn(2, 5, 16)
+    groups = find_groups(model, x)
+    (name,) = [n for n, g in groups.items() if g.kind == "head"]
+    plan = PruningPlan({name: 4}, {name: (1, 2, 3)})
+    small = prune(model, groups, plan)
+    assert small.num_heads == 3
+    assert check_equivalence(model, small, groups, plan, x).max_error < 1e-12

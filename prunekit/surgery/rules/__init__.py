@@ -64,6 +64,7 @@ RULES: dict[str, Callable[[Walk, Node], Any]] = {
     "stack": shape.stack,
     "slice": shape.slice_,
     "select": shape.select,
+    "index": shape.index,
     **dict.fromkeys(["split", "split_with_sizes", "chunk", "unbind", "tensor_split"], shape.split),
     "getitem": shape.getitem,
 }

@@ -13,7 +13,21 @@ from prunekit.surgery.values import Value, combine, freeze_axes, place, reshape,
 
 def view(w: Walk, node: Node) -> Value | list[Value]:
     """view, reshape, flatten, unflatten, squeeze, unsqueeze: the target shape tells it all."""
-    return reshape(w.labels, next(w.inputs(node)), tuple(node.meta["val"].shape), where(node))
+    out = reshape(w.labels, next(w.inputs(node)), tuple(node.meta["val"].shape), where(node))
+    w.grids.extend((factor, where(node)) for factor in out.factors if len(support(factor)) > 1)
+    return out
+
+
+def index(w: Walk, node: Node) -> Value | list[Value]:
+    """x[:, table]: one axis is looked up by a tensor of numbers and must stay, the others pass."""
+    a, x = w.args(node), next(w.inputs(node))
+    looked_up = [axis for axis, by in enumerate(a.indices) if by is not None]
+    if len(looked_up) != 1:
+        return unknown(w, node)
+    axis = looked_up[0]
+    new = len(a.indices[axis].shape)
+    kept = freeze_axes(w.labels, x, {axis}, f"looked up by {where(node)}")
+    return result(node, tuple(f.reshape(f.shape[:axis] + (1,) * new + f.shape[axis + 1 :]) for f in kept))
 
 
 def permute(w: Walk, node: Node) -> Value | list[Value]:

@@ -22,9 +22,8 @@ class Walk:
 
     values: graph node -> its Value (or list of Values). roles: (parameter, axis) -> what that axis does to channels.
     positions: weight -> multiplications per element. products: MACs of products between activations, and the labels of
-    the units that share them equally. order: parameters in the order the graph reads them.
-    picked: graph node -> the labels it takes out of an axis, piece by piece. computed: module -> why its weight, which
-    is no parameter, stays. node: the op being looked at.
+    the units that share them equally. grids: labels that span several axes, and where that was asked for. order:
+    parameters in the order the graph reads them.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -32,6 +31,7 @@ class Walk:
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     positions: dict[str, float] = field(default_factory=dict)
     products: list[tuple[float, Ints]] = field(default_factory=list)
+    grids: list[tuple[Ints, str]] = field(default_factory=list)
     order: dict[str, int] = field(default_factory=dict)
     picked: dict[str, list[Ints]] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)

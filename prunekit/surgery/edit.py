@@ -1,0 +1,256 @@
+"""When sizes are built into a model's Python code: its graph, with the sizes fitted to the pruned tensors.
+
+`x.reshape(B, N, 3, 12, -1)` asks for twelve heads whatever the weights say. The traced graph shows every such number,
+and the labels say which positions of which axis are left, so the numbers can be set. The result is a `torch.fx`
+GraphModule with the model's own parameter names: it trains, takes any batch size the model takes, saves and exports.
+It follows the eval-mode forward: an auxiliary head that works in training only, and stochastic depth, are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from prunekit.core import Groups, PruningPlan
+from prunekit.errors import PlanError
+from prunekit.surgery.groups import label_parameters, walk_graph
+from prunekit.surgery.labels import Ints
+from prunekit.surgery.rules import Walk, module_path, op_name, where
+from prunekit.surgery.trace import as_call, export, first_names
+from prunekit.surgery.values import Value
+
+aten = torch.ops.aten
+
+
+def edited_graph(model: nn.Module, small: nn.Module, groups: Groups, plan: PruningPlan) -> fx.GraphModule:
+    """The forward of `model` as a graph that fits the tensors of `small`.
+
+    Raises PlanError where the removed units do not leave whole axes (one head shorter than another), TraceError when
+    the model cannot be traced with a free batch size.
+    """
+    weight = next(model.parameters())
+    example = pytree.tree_map_only(Tensor, lambda t: _zeros(t, weight), groups.example)
+    program = export(model, example, free_batch=True)
+    for node in program.graph.nodes:
+        node.meta["val"] = pytree.tree_map(_concrete, node.meta.get("val"))
+    walk = Walk()
+    params = label_parameters(walk, model)
+    walk_graph(walk, program, params, first_names(model))
+    fit = _Fit(walk, _removed(walk, params, groups, plan))
+    for node in list(program.graph.nodes):
+        if node.op == "call_function":
+            fit.node(node)
+    return _as_module(program, small, as_call(example))
+
+
+class _Fit:
+    """Sets the sizes in the arguments of one op after another."""
+
+    def __init__(self, walk: Walk, gone: Ints) -> None:
+        self.walk = walk
+        self.root = walk.labels.solve().root
+        self.gone = gone
+
+    def alive(self, value: Value, axis: int) -> np.ndarray | None:
+        """Which positions of an axis are left, (n,) bool; None for an axis without labels."""
+        factor = value.factor_on(axis)
+        if factor is None:
+            return None
+        left = ~np.isin(self.root[factor], self.gone)
+        line = np.asarray(left.any(tuple(a for a in range(left.ndim) if a != axis)))
+        grid = math.prod(int(left.any(tuple(b for b in range(left.ndim) if b != a)).sum()) for a in range(left.ndim))
+        if left.sum() != grid:
+            raise PlanError("the plan leaves rows of different lengths in a tensor that the code treats as a grid.")
+        return line
+
+    def size(self, value: Value, axis: int, before: Any) -> Any:
+        """The new number for an axis; numbers that the graph computes, and -1, are right already."""
+        left = self.alive(value, axis) if isinstance(before, int) and before >= 0 else None
+        return before if left is None else int(left.sum())
+
+    def node(self, node: fx.Node) -> None:
+        """Fit one op."""
+        edit = getattr(self, f"_{op_name(node).lstrip('_')}", None)
+        if edit is not None:
+            edit(node)
+
+    def _view(self, node: fx.Node) -> None:
+        out: Value = self.walk.values[node]
+        sizes = [self.size(out, axis, before) for axis, before in enumerate(node.args[1])]  # type: ignore[arg-type]
+        node.update_arg(1, sizes)
+
+    _reshape = _unsafe_view = _expand = _view
+
+    def _unflatten(self, node: fx.Node) -> None:
+        out: Value = self.walk.values[node]
+        first = node.args[1] % len(next(self.walk.inputs(node)).shape)  # type: ignore[operator]
+        node.update_arg(2, [self.size(out, first + i, s) for i, s in enumerate(node.args[2])])  # type: ignore[arg-type]
+
+    def _split(self, node: fx.Node) -> None:
+        """Every kind of split becomes one that lists its lengths."""
+        pieces: list[Value] = self.walk.values[node]
+        a = self.walk.args(node)
+        axis = a.dim % len(pieces[0].shape)
+        lengths = [self.size(piece, axis, piece.shape[axis]) for piece in pieces]
+        node.target = aten.split_with_sizes.default
+        node.args, node.kwargs = (node.args[0], lengths, axis), {}
+
+    _chunk = _split_with_sizes = _tensor_split = _split
+
+    def _slice(self, node: fx.Node) -> None:
+        a, x = self.walk.args(node), next(self.walk.inputs(node))
+        axis = a.dim % len(x.shape)
+        left = self.alive(x, axis)
+        if left is None:
+            return
+        if a.step != 1:
+            raise PlanError(f"every {a.step}th channel is read by {where(node)}; freeze the layer that makes them.")
+        start, end = (len(left) + i if i < 0 else min(i, len(left)) for i in (a.start or 0, _or(a.end, len(left))))
+        node.args = (node.args[0], axis, int(left[:start].sum()), int(left[:end].sum()))
+        node.kwargs = {}
+
+    def _select(self, node: fx.Node) -> None:
+        a, x = self.walk.args(node), next(self.walk.inputs(node))
+        axis = a.dim % len(x.shape)
+        left = self.alive(x, axis)
+        if left is not None:
+            node.args, node.kwargs = (node.args[0], axis, int(left[: a.index % len(left)].sum())), {}
+
+    def _layer_norm(self, node: fx.Node) -> None:
+        x = next(self.walk.inputs(node))
+        shape = list(node.args[1])  # type: ignore[arg-type]
+        first = len(x.shape) - len(shape)
+        node.update_arg(1, [self.size(x, first + i, size) for i, size in enumerate(shape)])
+
+    _rms_norm = _layer_norm
+
+    def _conv2d(self, node: fx.Node) -> None:
+        a = self.walk.args(node)
+        left = self.alive(a.weight, 0)
+        if a.groups > 1 and a.weight.shape[1] == 1 and left is not None:
+            spec = [s.name for s in node.target._schema.arguments]  # type: ignore[union-attr]
+            full = [node.args[i] if i < len(node.args) else getattr(a, name) for i, name in enumerate(spec)]
+            full[spec.index("groups")] = a.groups * int(left.sum()) // len(left)
+            node.args, node.kwargs = tuple(full), {}
+
+    _conv1d = _conv3d = _conv2d
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _removed(walk: Walk, params: dict[str, Value], groups: Groups, plan: PruningPlan) -> Ints:
+    """Components of the units that the plan removes."""
+    root = walk.labels.solve().root
+    gone = [np.zeros(0, np.int64)]
+    for name, keep in plan.keep.items():
+        out = np.ones(groups[name].size, bool)
+        out[list(keep)] = False
+        for member in groups[name].members:
+            line = params[member.tensor].factor_on(member.dim)
+            if line is not None and out.any():
+                gone.append(root[line.ravel()[member.index.numpy()[out].ravel()]])
+    return np.unique(np.concatenate(gone))
+
+
+def _zeros(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Two images at least: torch.export takes a batch of one for a constant."""
+    dtype = weight.dtype if tensor.is_floating_point() else tensor.dtype
+    shape = (max(2, tensor.shape[0]), *tensor.shape[1:]) if tensor.dim() else ()
+    return torch.zeros(shape, dtype=dtype, device=weight.device)
+
+
+def _concrete(val: Any) -> Any:
+    """A traced value with the example's numbers in place of symbols."""
+    if isinstance(val, Tensor):
+        return torch.empty([_hint(s) for s in val.shape], dtype=val.dtype, device="meta")
+    return _hint(val)
+
+
+def _hint(size: Any) -> Any:
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+def _as_module(program: torch.export.ExportedProgram, small: nn.Module, call: tuple[Any, Any]) -> fx.GraphModule:
+    """The graph with the small model's tensors, batch norms and dropouts under their own names."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = {**signature.inputs_to_lifted_tensor_constants}
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for key, constant in lifted.items():
+        tensor = program.constants[constant]
+        assert isinstance(tensor, Tensor)
+        small.register_buffer(f"_constant_{key}", tensor, persistent=False)
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and (node.name in names or node.name in lifted):
+            if node.users:
+                made[node] = graph.get_attr(names.get(node.name, f"_constant_{node.name}"))
+            continue
+        module = _mode_module(node, small)
+        if module is not None:
+            made[node] = graph.call_module(module, (made[node.args[0]],))
+        else:
+            made[node] = graph.node_copy(node, lambda n: made[n])
+    inputs = [n.name for n in program.graph.nodes if n.op == "placeholder" and n.name in signature.user_inputs]
+    spec = program.call_spec
+    assert spec.in_spec is not None and spec.out_spec is not None
+    graph._codegen = _PyTreeCodeGen(_PyTreeInfo(inputs, spec.in_spec, spec.out_spec))
+    whole = fx.GraphModule(small, graph, type(small).__name__)
+    whole.graph.eliminate_dead_code()
+    whole.recompile()
+    _complete(whole, small)
+    return whole.train(small.training)  # type: ignore[return-value]
+
+
+def _mode_module(node: fx.Node, small: nn.Module) -> str | None:
+    """The path of the batch norm or dropout that this op is, so that train() and eval() keep their meaning."""
+    path, op = module_path(node), op_name(node)
+    module = small.get_submodule(path) if path and op in ("batch_norm", "dropout") else None
+    if op == "dropout" and isinstance(module, nn.Dropout):
+        return path
+    if op == "batch_norm" and isinstance(module, _BatchNorm):
+        if (
+            type(module).__module__ != "torch.nn.modules.batchnorm"
+        ):  # one with an activation inside, which is in the graph
+            _set(small, path, _plain(module))
+        return path
+    return None
+
+
+def _plain(norm: _BatchNorm) -> nn.BatchNorm2d:
+    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    plain._parameters.update(norm._parameters)
+    plain._buffers.update(norm._buffers)
+    return plain.train(norm.training)
+
+
+def _set(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
+
+
+def _complete(whole: fx.GraphModule, small: nn.Module) -> None:
+    """Tensors that the graph does not read (counters, unused layers) belong to the state dict all the same."""
+    state = whole.state_dict(keep_vars=True)
+    for name, tensor in small.state_dict(keep_vars=True).items():
+        if name in state:
+            continue
+        *path, last = name.split(".")
+        owner: nn.Module = whole
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        if isinstance(tensor, nn.Parameter):
+            owner.register_parameter(last, tensor)
+        else:
+            owner.register_buffer(last, tensor)
