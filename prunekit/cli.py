@@ -6,10 +6,12 @@ Every error of ours ends as one line on stderr and exit status 2; a traceback me
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from prunekit.course import site
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser(prog="prunekit", description="Structured pruning: course and library.")
+    top.add_argument("--version", action="version", version=f"prunekit {metadata.version('prunekit')}")
     commands = top.add_subparsers(required=True, metavar="demo | lab | run | data | doctor")
 
     demo = commands.add_parser("demo", help="run lesson 00 without a browser and keep what it makes")
@@ -57,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--root", type=Path, help="folder of the data set")
     run.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--record", action="store_true", help="also count the run in the checkout's ledger, book/results")
     run.set_defaults(do=run_experiment)
 
     data = commands.add_parser("data", help="fetch a data set; without a name, list them")
@@ -104,6 +108,8 @@ def run_experiment(args: argparse.Namespace) -> int:
     from prunekit.course import quickstart
 
     args.out.mkdir(parents=True, exist_ok=True)
+    if not args.record:  # somebody's first experiment is not a row of the book
+        os.environ.setdefault("PRUNEKIT_RESULTS", str(args.out / "results"))
     quickstart.run(scale=read_scale(args.scale), dataset=args.dataset, root=args.root, out=args.out, seed=args.seed)
     return 0
 

@@ -167,3 +167,20 @@ def test_the_installed_command_explains_itself():
     assert done.returncode == 0
     for word in ("demo", "lab", "run", "data", "doctor"):
         assert word in done.stdout
+
+
+def test_version_and_a_run_that_stays_out_of_the_ledger(monkeypatch, tmp_path, capsys):
+    from prunekit import cli
+    from prunekit.course import ledger, quickstart
+
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("prunekit 0.")
+    seen = []
+    monkeypatch.delenv("PRUNEKIT_RESULTS", raising=False)
+    monkeypatch.setattr(quickstart, "run", lambda **_: seen.append(ledger.results_folder()))
+    assert cli.main(["run", "quickstart", "--out", str(tmp_path)]) == 0
+    assert seen == [tmp_path / "results"]
+    monkeypatch.delenv("PRUNEKIT_RESULTS", raising=False)
+    assert cli.main(["run", "quickstart", "--out", str(tmp_path), "--record"]) == 0
+    assert seen[1].parts[-2:] == ("book", "results")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Half the work, the same masks
+# # Half the work, nearly the same masks
 #
 # {{badge}}
 #
@@ -233,7 +233,7 @@ else:
 #
 # In a real network a channel has more than two ends: batch norms follow it, a residual sum ties it
 # to others, a concatenation moves its number. `find_groups` traces the network and finds all ends
-# of every channel (`prunekit/surgery`). Lesson 02 builds it by hand.
+# of every channel (`prunekit/surgery`).
 
 # %% tags=["nbval-check-output"]
 import prunekit as pk
@@ -287,7 +287,7 @@ show(
 # inputs times outputs, and both get narrower ($0.71 \times 0.71 \approx 0.5$).
 #
 # Every layer gives about the same share. Is that wise? Some layers may have more to spare than
-# others; lesson 03 takes that up. `how="global"` ranks all channels together: try it here.
+# others: `how="global"` ranks all channels of the network together. Try it here.
 #
 # Now cut, and ask for the certificate. It does what you did with the mask, for all layers at once:
 # in double precision, with batch-norm statistics drawn at random so that no mistake can hide, and
@@ -383,7 +383,9 @@ from prunekit.export import export_onnx
 plan.save(course.out / "plan.json")
 (course.out / "report.txt").write_text(report + "\n")
 meta = {"plan": plan, "classes": list(task.classes)}
-exported = export_onnx(tuned, x, course.out / "pruned.onnx", meta=meta)
+exported = export_onnx(
+    tuned, x, course.out / "pruned.onnx", dynamic_batch=True, meta=meta
+)
 print(f"pruned.onnx, {exported.bytes / 1e6:.1f} MB: the runtime and PyTorch agree")
 print(f"on {exported.argmax_agreement:.2%} of the pixels")
 
@@ -414,7 +416,7 @@ print(str(slimmed).splitlines()[-2])
 # `print(slimmed)` shows the whole report. For a model of your own, from timm or elsewhere:
 #
 # ```python
-# import timm, torch
+# import safetensors.torch, timm, torch
 # import prunekit as pk
 # from prunekit.train import TrainConfig, finetune
 #
@@ -424,7 +426,8 @@ print(str(slimmed).splitlines()[-2])
 # loader = ...                        # your (image, label) batches
 # small = finetune(result.model, loader, TrainConfig(steps=5000, lr=0.01),
 #                  loss_fn=torch.nn.functional.cross_entropy).model
-# torch.save(small, "small.pt")       # back: torch.load("small.pt", weights_only=False)
+# safetensors.torch.save_model(small, "small.safetensors")
+# result.plan.save("plan.json")       # with the dense model they give `small` back
 # ```
 #
 # ## What we simplified
@@ -432,8 +435,8 @@ print(str(slimmed).splitlines()[-2])
 # The streets are drawn, the network is small, one seed is one anecdote. The L1 score is the oldest
 # there is, and it does not look at a single image. Is it better than chance? In a clone,
 # `.venv/bin/prunekit run quickstart` repeats this lesson with L1 and with *random* scores: compare the
-# two tables before you believe in either. Later lessons compare eleven criteria, with seeds and
-# spreads; `PRUNEKIT_SCALE=small` runs this lesson on real CamVid streets.
+# two tables before you believe in either. A fair comparison takes several seeds and
+# shows the spread. `PRUNEKIT_SCALE=small` runs this lesson on real CamVid streets.
 #
 # ## Quiz
 #

@@ -107,6 +107,7 @@ def run(*, scale: Scale, dataset: str | None, root: Path | None, out: Path, seed
     shared = {"method": "dense", "seed": seed, "scale": scale, "settings": {**settings, "steps": preset.train_steps}}
     ledger.record("Q1", metrics=_metrics(base, base, task, dense), seconds=time.perf_counter() - start, **shared)
     for name, score in CRITERIA.items():
+        print(f"pruning by {name}, then {preset.tune_steps} steps of fine-tuning ...", flush=True)
         start = time.perf_counter()
         limits = Limits(round_to=preset.round_to)
         result = slim(dense, x, macs_ratio=preset.macs_ratio, score=score, limits=limits)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from prunekit.core import Groups, PruningPlan
 from prunekit.errors import PlanError
 from prunekit.surgery.adapters import fit_heads
 from prunekit.surgery.positions import check_positions
-from prunekit.surgery.trace import as_call, check_kind, plain_attention, tensors_of
+from prunekit.surgery.trace import as_call, check_kind, plain_attention, quiet, tensors_of
 
 Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
 
@@ -175,7 +172,7 @@ def _check_runs(small: nn.Module, groups: Groups) -> None:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     memo = {id(t): _as(t, fake.from_tensor(t)) for t in (*small.parameters(), *small.buffers())}
     stand_in = copy.deepcopy(small, memo).eval()
-    with _quiet(), plain_attention(), fake, torch.no_grad():
+    with quiet(), plain_attention(), fake, torch.no_grad():
         args, kwargs = as_call(pytree.tree_map_only(Tensor, fake.from_tensor, _example(small, groups)))
         try:
             stand_in(*args, **kwargs)
@@ -201,14 +198,3 @@ def _example(model: nn.Module, groups: Groups) -> Any:
 def _like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
     dtype = weight.dtype if tensor.is_floating_point() else tensor.dtype
     return torch.empty(tensor.shape, dtype=dtype, device=weight.device)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch logs a failing shape before it raises; the error says it better."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +49,7 @@ def export(
     check_inputs(model, example)
     if training:  # batch norm needs two values per channel, and 1x1 maps have one per image
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
-    with training_mode(model, training), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), training_mode(model, training), torch.no_grad():
         try:
             shapes = _free_batch(args, kwargs) if free_batch else None
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -76,8 +76,23 @@ def check_inputs(model: nn.Module, example: Any) -> None:
             )
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch logs graphs and tracebacks before it raises, and warns of what we do on purpose; our error says it better."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def check_kind(model: nn.Module) -> None:
     """InputError when a part of the model is not ordinary PyTorch, whose tensors can be replaced one by one."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {model!r}, not an nn.Module; build it first, e.g. timm.create_model('resnet50').")
     for name, module in model.named_modules():
         at, kind = f"'{name}'" if name else "the model", type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
