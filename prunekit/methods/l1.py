@@ -22,9 +22,7 @@ def score(model: nn.Module, groups: Groups) -> Scores:
         total_U = torch.zeros(group.size)
         for maker in makers:
             if maker.tensor not in state or len(state[maker.tensor]) != groups.shapes[maker.tensor][0]:
-                raise ScoreError(
-                    f"'{maker.tensor}' is not in this model as the groups know it; call find_groups on it."
-                )
+                raise ScoreError(f"'{maker.tensor}' is not as the groups know it; call find_groups on this model.")
             filters = state[maker.tensor].detach().movedim(maker.dim, 0).flatten(1)  # (positions, weights each)
             total_U += filters.abs().sum(1).cpu()[maker.index].sum(1)  # (U, K) -> (U,)
         scores[name] = total_U

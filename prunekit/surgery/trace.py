@@ -78,7 +78,7 @@ def check_inputs(model: nn.Module, example: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """torch logs graphs and tracebacks before it raises, and warns of what we do on purpose; our error says it better."""
+    """torch logs graphs and tracebacks before it raises, and warns of what is meant; our error says it better."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

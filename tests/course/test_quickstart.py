@@ -86,7 +86,7 @@ def test_the_loss_gives_thin_classes_more_weight() -> None:
 def test_wrong_names_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no data set 'cityscapes' here"):
         load_task("cityscapes")
-    with pytest.raises(DataError, match=r"Fetch the set with: python data_scripts/get_camvid.py"):
+    with pytest.raises(DataError, match=r"Fetch the set in a clone of prunekit: python data_scripts/get_camvid.py"):
         load_task("camvid", root=tmp_path / "nowhere")
 
 

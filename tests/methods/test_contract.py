@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from prunekit.errors import ScoreError
 from prunekit.methods import l1, random
 from prunekit.surgery import find_groups
 
@@ -70,3 +71,12 @@ def test_l1_ranks_a_planted_dead_channel_last_and_a_loud_one_first() -> None:
         model[0].weight[2] *= 100
     score = l1.score(model, find_groups(model, torch.randn(1, 3, 8, 8)))["0"]
     assert (int(score.argmin()), int(score.argmax())) == (5, 2)
+
+
+def test_l1_refuses_groups_of_another_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    groups = find_groups(model, torch.randn(1, 3, 8, 8))
+    with pytest.raises(ScoreError, match="'0.weight' is not as the groups know it"):
+        l1.score(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), groups)
+    with pytest.raises(ScoreError, match="call find_groups on this model"):
+        l1.score(nn.ModuleDict({"a": nn.Conv2d(3, 8, 3)}), groups)
