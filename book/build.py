@@ -22,7 +22,7 @@ import yaml
 from vendor import fetch
 
 from prunekit.course import ledger, site
-from prunekit.course.presets import LESSONS, SCALES, words
+from prunekit.course.presets import CLAIMS, LESSONS, SCALES, words
 from prunekit.errors import PrunekitError
 
 BOOK = Path(__file__).resolve().parent
@@ -84,7 +84,8 @@ def results(records: tuple[ledger.Record, ...]) -> str:
         names = sorted({k for e in mine for k in e.settings})
         varying = [n for n in names if len({repr(e.settings.get(n)) for e in mine}) > 1]
         where = sorted({f"{e.device}, torch {e.versions.get('torch', '?')}, commit {e.commit}" for e in mine})
-        parts += [f"## {claim}", ledger.table(mine, metrics, settings=varying), "Made on: " + "; ".join(where) + "."]
+        title = f"## {claim}: {CLAIMS[claim]}" if claim in CLAIMS else f"## {claim}"
+        parts += [title, ledger.table(mine, metrics, settings=varying), "Made on: " + "; ".join(where) + "."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -68,3 +68,12 @@ def test_the_table_shows_mean_and_spread_and_says_when_seeds_are_few():
     assert text.splitlines()[0] == "| scale | method | macs_ratio | miou | latency_ms | seeds |"
     assert "| mini | l1 | 0.5 | 0.500 ± 0.100 | - | 3 |" in text
     assert "| mini | l1 | 0.75 | 0.300 | - | 1 (open) |" in text
+
+
+def test_every_claim_of_the_stored_ledger_is_put_into_words():
+    from prunekit.course import site
+    from prunekit.course.presets import CLAIMS
+
+    stored = {record.claim for record in ledger.load(folder=site.need_checkout("the ledger") / "book/results")}
+    assert stored <= set(CLAIMS)
+    assert "Q1" in stored
