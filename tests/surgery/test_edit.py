@@ -127,3 +127,26 @@ def test_what_cannot_be_edited_keeps_the_first_error() -> None:
         return
     with pytest.raises(PlanError, match="has a size built in"):
         prune(model, groups, nets.random_plan(groups, 0.5))
+
+
+class ThreeAxes(nn.Module):
+    """One axis seen as (3, 2, 4): q and k are summed over their last axis, v is read entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 24), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).reshape(x.shape[0], x.shape[1], 8))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fused_projection_loses_whole_heads_only(seed: int) -> None:
+    model, x = ThreeAxes(), torch.randn(2, 5, 6)
+    groups = find_groups(model, x)
+    assert {n: (g.kind, g.size) for n, g in groups.items()} == {"qkv": ("head", 2)}
+    plan = nets.random_plan(groups, 0.5, seed)
+    small = prune(model, groups, plan)
+    assert check_equivalence(model, small, groups, plan, x).max_error < 1e-12

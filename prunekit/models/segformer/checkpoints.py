@@ -20,7 +20,7 @@ from torch import Tensor
 from prunekit.errors import CheckpointError
 from prunekit.models.segformer.encoder import MiT, MixTransformer
 from prunekit.models.segformer.network import VARIANTS, SegFormer
-from prunekit.models.segformer.weights import Renaming, load_renamed, read_weights
+from prunekit.models.weights import Renaming, load_renamed, read_weights
 
 _ENCODER_PTH: Renaming = (
     (r"^head\..*", ""),  # ImageNet classifier

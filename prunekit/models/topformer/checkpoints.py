@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from prunekit.errors import CheckpointError
-from prunekit.models.segformer.weights import Renaming, load_renamed, read_weights
 from prunekit.models.topformer.network import VARIANTS, TopFormer
+from prunekit.models.weights import Renaming, load_renamed, read_weights
 
 _UNIT: Renaming = ((r"\.(c|conv)\.(?=weight$)", ".0."), (r"\.bn\.", ".1."))  # a convolution and its batch norm
 _ORIGINAL: Renaming = (
