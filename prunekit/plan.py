@@ -92,7 +92,7 @@ def budget_plan(
 ) -> PruningPlan:
     """The gentlest uniform or global plan that removes at least the given fraction of one cost.
 
-    Give exactly one of macs_ratio, params_ratio and latency_ratio. MACs and parameters are counted exactly from
+    Give exactly one of macs_ratio, params_ratio and latency_ratio. MACs (see plan_macs) and parameters are counted from
     `groups`; for latency pass measure(plan) -> time, e.g. `plan.latency_of(model, groups, x)`.
     Raises BudgetError with the reachable ratio when the limits do not allow the target; else as uniform_plan.
     """
@@ -140,7 +140,11 @@ def _bisect(
 
 
 def plan_macs(groups: Groups, plan: PruningPlan) -> int:
-    """MACs after the plan, for the example input that `groups` was found with; exact, no model needed."""
+    """MACs after the plan, for the example input that `groups` was found with; no model needed.
+
+    Exact for layers with weights and for products of whole heads. Products in which heads and their inner size shrink in
+    other ways (factorised attention) count as they were: measure such a model with `profiling.count_macs`.
+    """
     shapes = plan_shapes(groups, plan)
     weights = sum(math.prod(shapes[w]) * p for w, p in groups.positions.items())
     kept = {name: len(plan.keep.get(name, range(groups[name].size))) for name in groups.unit_macs}

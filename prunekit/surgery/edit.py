@@ -111,7 +111,9 @@ class _Fit:
         if left is None:
             return
         if a.step != 1:
-            raise PlanError(f"every {a.step}th channel is read by {where(node)}; freeze the layer that makes them.")
+            raise PlanError(
+                f"channels are read in steps of {a.step} by {where(node)}; freeze the layer that makes them."
+            )
         start, end = (len(left) + i if i < 0 else min(i, len(left)) for i in (a.start or 0, _or(a.end, len(left))))
         node.args = (node.args[0], axis, int(left[:start].sum()), int(left[:end].sum()))
         node.kwargs = {}
