@@ -142,8 +142,8 @@ def _bisect(
 def plan_macs(groups: Groups, plan: PruningPlan) -> int:
     """MACs after the plan, for the example input that `groups` was found with; no model needed.
 
-    Exact for layers with weights and for products of whole heads. Products in which heads and their inner size shrink in
-    other ways (factorised attention) count as they were: measure such a model with `profiling.count_macs`.
+    Exact for layers with weights and for products of whole heads. Products whose heads and inner size shrink in other
+    ways (factorised attention) count as they were: measure such a model with `profiling.count_macs`.
     """
     shapes = plan_shapes(groups, plan)
     weights = sum(math.prod(shapes[w]) * p for w, p in groups.positions.items())
