@@ -139,6 +139,28 @@ def test_segmentation_loss_equals_cross_entropy():
     torch.testing.assert_close(segmentation_loss(x, y.masked_fill(y == 255, 9), ignore=9), plain)
 
 
+def test_every_auxiliary_output_counts():
+    """BiSeNet's loss is the plain sum over its three heads; one that is left out would never learn."""
+    y = torch.randint(0, K, (2, 8, 8))
+    y[0, :4] = 255
+    maps = {name: torch.randn(2, K, 8 // n, 8 // n) for name, n in (("out", 1), ("aux", 1), ("aux_deep", 2))}
+    up = [F.interpolate(x, (8, 8), mode="bilinear") for x in maps.values()]
+    expected = sum(F.cross_entropy(x, y, ignore_index=255) for x in up)
+    torch.testing.assert_close(segmentation_loss(maps, y, aux_weight=1.0), expected)
+    maps["aux_deep"].requires_grad_()
+    segmentation_loss(maps, y).backward()
+    assert maps["aux_deep"].grad is not None and maps["aux_deep"].grad.abs().sum() > 0
+    torch.testing.assert_close(segmentation_loss(maps, y, aux_weight=0.0), segmentation_loss(maps["out"], y))
+
+
+@pytest.mark.parametrize(
+    "other", [torch.randn(2, 7, 4, 4), torch.randn(2, K), ["names"]], ids=["features", "labels", "list"]
+)
+def test_an_output_that_is_no_logits_is_not_summed(other):
+    with pytest.raises(DataError, match="output 'extra' is .* pass your own loss_fn"):
+        segmentation_loss({"out": torch.randn(2, K, 4, 4), "extra": other}, torch.zeros(2, 4, 4, dtype=torch.long))
+
+
 def test_segmentation_loss_upsamples_low_resolution():
     x, y = torch.randn(1, K, 4, 4), torch.randint(0, K, (1, 8, 8))
     up = F.interpolate(x, (8, 8), mode="bilinear")

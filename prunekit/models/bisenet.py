@@ -4,8 +4,7 @@ A shallow spatial path of stride-2 convolutions keeps the borders; a context pat
 refinement modules weigh the channels of its two deepest maps, a global mean starts the way back up, and the feature
 fusion module joins both paths. In eval mode `forward` returns logits (B, K, H, W) at the image's size. In training
 mode, with auxiliary heads on the two refined maps, it returns {"out", "aux", "aux_deep"}: the paper's loss is the sum
-of the cross-entropies of all three, `bisenet_loss`; a loss that reads "out" and "aux" alone leaves the deepest head
-untrained, which processes that train together report as parameters without gradients.
+of the cross-entropies of all three, that is `segmentation_loss` with aux_weight=1.
 
 Published size: 12.89 M parameters and 104.27 G MACs at 2048 x 1024, for ResNet-18 and Cityscapes' 19 classes. That is
 the authors' later code, whose last head is 64 wide (the auxiliary heads, 256 wide, are not counted): `bisenet(19,
@@ -19,7 +18,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 from prunekit.models.backbone import Backbone
 
@@ -116,17 +115,6 @@ class BiSeNet(nn.Module):
 
 def _head(inputs: int, width: int, classes: int) -> nn.Sequential:
     return nn.Sequential(conv_bn_relu(inputs, width, 3), nn.Conv2d(width, classes, 1))
-
-
-def bisenet_loss(output: Tensor | dict[str, Tensor], target_BHW: Tensor, *, ignore: int = 255) -> Tensor:
-    """The sum of the mean cross-entropies of all heads, a scalar; a `loss_fn` for fine-tuning.
-
-    target: class numbers (B, H, W); pixels that are `ignore` do not count, and a batch of such pixels alone gives 0.
-    """
-    heads = output.values() if isinstance(output, dict) else [output]
-    pixels = (target_BHW != ignore).sum().clamp(min=1)
-    losses = [cross_entropy(logits, target_BHW, ignore_index=ignore, reduction="sum") for logits in heads]
-    return torch.stack(losses).sum() / pixels
 
 
 def bisenet(classes: int, *, backbone: str = "resnet18", aux: bool = True, pretrained: bool = False) -> BiSeNet:

@@ -1,8 +1,10 @@
 """What is minimised for segmentation, and how many labels a batch holds.
 
-    L = CE(out) + aux_weight * CE(aux),   CE = sum over labelled pixels of -log p[label] / number of labelled pixels
+    L = CE(out) + aux_weight * sum of CE(a) over all other outputs a
+    CE = sum over labelled pixels of -log p[label] / number of labelled pixels
 
-The auxiliary head and its weight 0.4 are PSPNet's (Zhao et al., CVPR 2017). Legend: B images, K classes, H x W pixels.
+One auxiliary head and its weight 0.4 are PSPNet's (Zhao et al., CVPR 2017); BiSeNet has two heads of weight 1 (Yu et
+al., ECCV 2018). Legend: B images, K classes, H x W pixels.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ def segmentation_loss(
 ) -> Tensor:
     """Cross-entropy over labelled pixels, a scalar.
 
-    output: logits (B,K,h,w), or {"out": logits, "aux": logits}; where h,w differ from the target's they are upsampled
-    bilinearly. target: integers (B,H,W). class_weight: (K,) factors on each pixel's loss by its class, see
-    `class_weights`; the sum is still divided by the number of labelled pixels. A batch in which all pixels are ignored
-    gives 0 and zero gradients.
+    output: logits (B,K,h,w), or {"out": logits, "aux": logits, ...}, where everything beside "out" counts aux_weight;
+    maps whose h,w differ from the target's are upsampled bilinearly. target: integers (B,H,W). class_weight: (K,)
+    factors on each pixel's loss by its class, see `class_weights`; the sum is still divided by the number of labelled
+    pixels. A batch in which all pixels are ignored gives 0 and zero gradients.
     Raises DataError for labels outside 0 .. K-1 that are not `ignore`, and for shapes that do not fit.
     """
     logits_BKHW = logits_of(output)
@@ -45,10 +47,22 @@ def segmentation_loss(
     truth_BHW = target.long().masked_fill(~valid_BHW, -100)  # the value that cross_entropy leaves out
     pixels = valid_BHW.sum().clamp(min=1)
     loss = _sum_of_pixels(logits_BKHW, truth_BHW, class_weight) / pixels
-    aux_BKHW = output.get("aux") if isinstance(output, dict) else None
-    if aux_BKHW is not None and aux_weight:
+    for aux_BKHW in _others(output, logits_BKHW) if aux_weight else ():
         loss = loss + aux_weight * _sum_of_pixels(aux_BKHW, truth_BHW, class_weight) / pixels
     return loss
+
+
+def _others(output: Any, logits_BKHW: Tensor) -> list[Tensor]:
+    """The auxiliary logits of an output, in order."""
+    others = [(name, aux) for name, aux in output.items() if name != "out"] if isinstance(output, dict) else []
+    for name, aux in others:
+        if not isinstance(aux, Tensor) or aux.ndim != 4 or aux.shape[:2] != logits_BKHW.shape[:2]:
+            what = tuple(aux.shape) if isinstance(aux, Tensor) else type(aux).__name__
+            raise DataError(
+                f"output {name!r} is {what}; beside 'out' {tuple(logits_BKHW.shape)} only logits of the same images "
+                "and classes are summed: return no other, or pass your own loss_fn."
+            )
+    return [aux for _, aux in others]
 
 
 def class_weights(pixels_K: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
-"""BiSeNet: shapes, three heads, the published size, attention by hand, the loss, and pruning."""
+"""BiSeNet: shapes, three heads, the published size, attention by hand, and pruning."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from prunekit.methods import random
-from prunekit.models.bisenet import AttentionRefinement, FeatureFusion, bisenet, bisenet_loss, bisenet_mini
+from prunekit.models.bisenet import AttentionRefinement, FeatureFusion, bisenet, bisenet_mini
 from prunekit.plan import uniform_plan
 from prunekit.profiling import count_macs, count_params
 from prunekit.surgery import check_equivalence, find_groups, prune
+from prunekit.train import segmentation_loss
 
 
 @pytest.mark.parametrize("build", [bisenet_mini, bisenet])
@@ -71,18 +71,6 @@ def test_both_paths_meet_at_the_size_of_the_spatial_one() -> None:
     assert seen["spatial"].shape == seen["context"].shape == (1, 48, 16, 16)
 
 
-def test_the_loss_is_the_sum_over_heads() -> None:
-    target = torch.randint(0, 5, (2, 8, 8))
-    target[0, :4] = 255
-    heads = {name: torch.randn(2, 5, 8, 8) for name in ("out", "aux", "aux_deep")}
-    expected = sum(cross_entropy(logits, target, ignore_index=255) for logits in heads.values())
-    torch.testing.assert_close(bisenet_loss(heads, target), expected)
-    torch.testing.assert_close(
-        bisenet_loss(heads["out"], target), cross_entropy(heads["out"], target, ignore_index=255)
-    )
-    assert bisenet_loss(heads, torch.full_like(target, 255)) == 0
-
-
 @pytest.mark.parametrize("build", [bisenet_mini, lambda: bisenet(5)], ids=["mini", "resnet18"])
 def test_half_of_it_is_exact_and_still_trains(build) -> None:
     torch.manual_seed(0)
@@ -92,5 +80,5 @@ def test_half_of_it_is_exact_and_still_trains(build) -> None:
     small = prune(model, groups, plan)
     assert check_equivalence(model, small, groups, plan, x).max_error <= 1e-9
     assert count_params(small) < 0.4 * count_params(model)
-    bisenet_loss(small.train()(x), torch.randint(0, 5, (2, 64, 64))).backward()
+    segmentation_loss(small.train()(x), torch.randint(0, 5, (2, 64, 64)), aux_weight=1.0).backward()
     assert all(p.grad is not None for p in small.parameters())
