@@ -52,9 +52,11 @@ def export(
     with quiet(), training_mode(model, training), torch.no_grad():
         try:
             shapes = _free_batch(args, kwargs) if free_batch else None
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as err:
             raise _explain(model, args, kwargs, err) from err
+    program.graph.eliminate_dead_code()  # what nobody reads (attention weights, averaged over heads) ties nothing
+    return program
 
 
 def check_inputs(model: nn.Module, example: Any) -> None:

@@ -105,7 +105,7 @@ def test_a_head_that_only_trains_still_reads() -> None:
 def test_an_unknown_op_freezes_with_its_name_and_place() -> None:
     groups = find_groups(nets.Rolled(), X)
     assert list(groups) == ["a"]
-    assert groups.frozen["mix"] == "no rule for roll at the top of forward"
+    assert groups.frozen["mix"] == "no rule for roll at the top of forward along channels"
     with pytest.raises(GroupError, match="must keep its size: no rule for roll"):
         groups["mix"]
 

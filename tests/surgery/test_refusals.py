@@ -123,11 +123,10 @@ def test_what_the_code_does_not_count_is_not_traced_twice(monkeypatch: pytest.Mo
 
 FROZEN = {
     "pad shifts channels": (Between(lambda y: F.pad(y, (0, 0, 0, 0, 1, -1))), "no rule for pad"),
-    "pad adds channels": (Between(lambda y: F.pad(y, (0, 0, 0, 0, 2, 2)), 12), "no rule for pad"),
     "channels pooled": (Between(lambda y: F.max_pool3d(y, (3, 1, 1), 1, (1, 0, 0))), "pixels of max_pool3d"),
     "softmax": (Between(lambda y: y.softmax(1)), "normalised in softmax"),
     "sum": (Beside(lambda y: y.sum(1, keepdim=True)), "reduced in sum"),
-    "pixel_shuffle": (Between(lambda y: F.pixel_shuffle(y, 2), 2), "no rule for pixel_shuffle"),
+    "largest": (Beside(lambda y: y.amax(1, keepdim=True)), "reduced in amax"),
     "picked by a mask": (
         Between(lambda y: y[:, torch.tensor([True, False] * 4)], 4),
         ("no rule for index", "looked up by index"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from prunekit.surgery.rules import contract, pointwise, shape
+from prunekit.surgery.rules import contract, pointwise, rearrange, shape
 from prunekit.surgery.rules.contract import unknown
 from prunekit.surgery.rules.walk import Walk, module_path, op_name, where
 
@@ -54,11 +54,8 @@ RULES: dict[str, Callable[[Walk, Node], Any]] = {
     "prelu": pointwise.prelu,
     "softmax": pointwise.softmax,
     "log_softmax": pointwise.softmax,
-    "pad": pointwise.pad,
-    "constant_pad_nd": pointwise.pad,
     **dict.fromkeys(["permute", "transpose", "t"], shape.permute),
     **dict.fromkeys(["expand", "expand_as"], shape.expand),
-    "repeat": shape.repeat,
     "cat": shape.cat,
     "concat": shape.cat,
     "stack": shape.stack,
@@ -67,4 +64,11 @@ RULES: dict[str, Callable[[Walk, Node], Any]] = {
     "index": shape.index,
     **dict.fromkeys(["split", "split_with_sizes", "chunk", "unbind", "tensor_split"], shape.split),
     "getitem": shape.getitem,
+    "pad": rearrange.pad,
+    "constant_pad_nd": rearrange.pad,
+    **{
+        name: getattr(rearrange, name)
+        for name in """repeat repeat_interleave roll flip glu pixel_shuffle pixel_unshuffle channel_shuffle im2col
+        col2im grid_sampler""".split()
+    },
 }

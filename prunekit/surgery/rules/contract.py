@@ -59,17 +59,19 @@ def _tie_groups(w: Walk, x_C: Ints, w_O: Ints, w_C: Ints, groups: int, why: str)
 
 
 def conv_transpose(w: Walk, node: Node) -> Value | list[Value]:
-    """x (B, C, ...), weight (C, O/G, ...). Depth-wise: outputs follow inputs. Other grouped forms stay as they are."""
+    """x (B, C, ...), weight (C, O/G, ...). Depth-wise: outputs follow inputs. Grouped: every group loses the same."""
     a, why, weight = w.args(node), where(node), w.args(node).weight
-    depthwise = a.groups > 1 and weight.shape == (a.groups, 1, *weight.shape[2:])
-    if len(a.input.shape) != len(weight.shape) or (a.groups > 1 and not depthwise):
-        return unknown(w, node)
+    depthwise = a.groups > 1 and weight.shape[:2] == (a.groups, 1)
+    if len(a.input.shape) != len(weight.shape) or (weight.shape[0] == a.groups > 1 and not depthwise):
+        return unknown(w, node)  # a multiplier: several outputs from one input
     freeze_axes(w.labels, a.input, {0, *range(2, len(a.input.shape))}, f"pixels of {why}")
     x_C = w.line(a.input, 1, node)
     w.labels.unite(x_C, w.line(weight, 0, node), why)
-    out_O = x_C if depthwise else w.line(weight, 1, node)
+    out_O = x_C if depthwise else np.tile(w.line(weight, 1, node), a.groups)
     _count(w, weight, math.prod(a.input.shape) / weight.shape[0])
     if not depthwise:
+        x_GC = x_C.reshape(a.groups, -1)
+        w.labels.unite(x_GC, x_GC[:1], why)
         w.role(weight, 0, "consumer")
         w.role(weight, 1, "producer")
     _bias(w, a.bias, out_O, node)

@@ -8,9 +8,11 @@ from functools import reduce
 import numpy as np
 from torch.fx import Node
 
-from prunekit.surgery.rules.contract import unknown
+from prunekit.surgery.labels import Ints
 from prunekit.surgery.rules.walk import Walk, op_name, result, where
-from prunekit.surgery.values import Value, combine, freeze_axes, place, support
+from prunekit.surgery.values import Value, collapse, combine, freeze_axes, place, support
+
+_STATISTICS = ("mean", "var", "std", "var_mean", "linalg_vector_norm", "norm")
 
 
 def unary(w: Walk, node: Node) -> Value | list[Value]:
@@ -95,7 +97,10 @@ def spatial(w: Walk, node: Node) -> Value | list[Value]:
 
 
 def reduction(w: Walk, node: Node) -> Value | list[Value]:
-    """mean, sum, amax over some axes: those must keep their size, the others pass."""
+    """mean, sum, amax over some axes: those must keep their size, the others pass.
+
+    A mean over channels that is kept as an axis of size 1 is a statistic, of a LayerNorm written by hand: not exact.
+    """
     a, x = w.args(node), next(w.inputs(node))
     if hasattr(a, "other"):  # max(x, y)
         return elementwise(w, node)
@@ -103,7 +108,8 @@ def reduction(w: Walk, node: Node) -> Value | list[Value]:
     dims = getattr(a, "dim", None)
     dims = range(ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     axes = {d % ndim for d in dims}
-    kept = freeze_axes(w.labels, x, axes, f"reduced in {where(node)}")
+    statistic = op_name(node) in _STATISTICS and (getattr(a, "keepdim", False) or op_name(node) == "var_mean")
+    kept = _summed(w, x, axes, f"reduced in {where(node)}", inexact=statistic)
     out = node.meta["val"]
     out = out if not isinstance(out, (tuple, list)) else out[0]
     if out.dim() != ndim:
@@ -114,19 +120,26 @@ def reduction(w: Walk, node: Node) -> Value | list[Value]:
 def softmax(w: Walk, node: Node) -> Value | list[Value]:
     """The normalised axis keeps its size."""
     a, x = w.args(node), next(w.inputs(node))
-    return result(node, freeze_axes(w.labels, x, {a.dim % len(x.shape)}, f"normalised in {where(node)}"))
+    axis = a.dim % len(x.shape)
+    whole = _summed(w, x, {axis}, f"normalised in {where(node)}")
+    return result(node, whole)
+
+
+def _summed(w: Walk, x: Value, axes: set[int], why: str, *, inexact: bool = False) -> tuple[Ints, ...]:
+    """Factors after `axes` were summed over: heads x d is left as heads, whole ones; channels alone must stay."""
+    kept = []
+    for factor in x.factors:
+        if not support(factor) & axes:
+            kept.append(factor)
+        elif support(factor) - axes:
+            kept.append(collapse(w.labels, factor, axes, why))
+        elif inexact:
+            w.labels.mark_inexact(factor)
+        else:
+            w.labels.freeze(factor, why)
+    return tuple(kept)
 
 
 def constant(w: Walk, node: Node) -> Value | list[Value]:
     """Made by the code itself: carries no channels."""
     return result(node)
-
-
-def pad(w: Walk, node: Node) -> Value | list[Value]:
-    """Padding pixels passes channels on; padding channels is a case of its own and stays. (1, -1) shifts an axis."""
-    sizes, x = w.args(node).pad, next(w.inputs(node))
-    last = len(x.shape) - 1
-    changed = {last - i // 2 for i, size in enumerate(sizes) if size != 0}
-    if 1 in changed and x.factor_on(1) is not None:
-        return unknown(w, node)
-    return result(node, freeze_axes(w.labels, x, changed, f"padded in {where(node)}"))

@@ -118,15 +118,6 @@ def getitem(w: Walk, node: Node) -> Value | list[Value]:
     return w.values[source][index]  # type: ignore[index]
 
 
-def repeat(w: Walk, node: Node) -> Value | list[Value]:
-    """Copies along neutral axes; copied channels are a case of its own."""
-    a, x = w.args(node), next(w.inputs(node))
-    extra = (1,) * (len(a.repeats) - len(x.shape))
-    padded = Value(extra + x.shape, tuple(f.reshape(extra + f.shape) for f in x.factors))
-    copied = {axis for axis, times in enumerate(a.repeats) if times > 1}
-    return result(node, freeze_axes(w.labels, padded, copied, f"copied by {where(node)}"))
-
-
 def stack(w: Walk, node: Node) -> Value | list[Value]:
     """A new axis; on the old ones the inputs must agree."""
     a, why = w.args(node), where(node)
