@@ -9,6 +9,7 @@ It follows the eval-mode forward: an auxiliary head that works in training only,
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,17 @@ class _Fit:
         return line
 
     def size(self, value: Value, axis: int, before: Any) -> Any:
-        """The new number for an axis; numbers that the graph computes, and -1, are right already."""
-        left = self.alive(value, axis) if isinstance(before, int) and before >= 0 else None
-        return before if left is None else int(left.sum())
+        """The new number for an axis; -1 is right already. One that the graph computes is batch x heads: scaled."""
+        left = None if before == -1 else self.alive(value, axis)
+        if left is None or left.all():
+            return before
+        if isinstance(before, int):
+            return int(left.sum())
+        graph = before.graph
+        with graph.inserting_after(before):
+            scaled = graph.call_function(operator.mul, (before, int(left.sum())))
+        with graph.inserting_after(scaled):
+            return graph.call_function(operator.floordiv, (scaled, len(left)))
 
     def node(self, node: fx.Node) -> None:
         """Fit one op."""
