@@ -16,7 +16,7 @@ from prunekit.errors import PrunekitError
 from prunekit.oneshot import Slimmed, slim
 from prunekit.plan import Limits, budget_plan, global_plan, uniform_plan
 from prunekit.profiling import profile
-from prunekit.surgery import Certificate, check_equivalence, find_groups, mask, prune
+from prunekit.surgery import Certificate, check_equivalence, find_groups, load_pruned, mask, prune, save_pruned
 
 __version__ = "0.1.0"
 
@@ -36,9 +36,11 @@ __all__ = [
     "errors",
     "find_groups",
     "global_plan",
+    "load_pruned",
     "mask",
     "profile",
     "prune",
+    "save_pruned",
     "slim",
     "uniform_plan",
 ]

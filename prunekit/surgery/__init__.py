@@ -3,5 +3,6 @@
 from prunekit.surgery.certificate import Certificate, check_equivalence
 from prunekit.surgery.cut import mask, prune
 from prunekit.surgery.groups import find_groups
+from prunekit.surgery.store import load_pruned, save_pruned
 
-__all__ = ["Certificate", "check_equivalence", "find_groups", "mask", "prune"]
+__all__ = ["Certificate", "check_equivalence", "find_groups", "load_pruned", "mask", "prune", "save_pruned"]
