@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 CALM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PRUNEKIT_SCALE=mini
 
 .NOTPARALLEL:
-.PHONY: help demo test lab book notebooks bench lint types nbcheck nbval unit pins readme picture clean
+.PHONY: help demo test lab book sizes notebooks bench lint types nbcheck nbval unit pins readme picture clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ readme: $(READY) ## write the table of lessons into README.md
 picture: $(READY) ## the picture of the README and of the book's first page, from lesson 00
 	$(PY) -m prunekit.cli demo --out demo
 	cp demo/before_after.png book/_static/before_after.png
+
+sizes: $(READY) ## count every network that a paper prints a size of: book/results/sizes
+	$(PY) book/sizes.py
 
 book: $(READY) ## the Jupyter Book, warnings are errors: book/_build/html/index.html
 	$(PY) book/build.py

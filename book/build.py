@@ -3,8 +3,9 @@
     python book/build.py
 
 Four steps: the vendored scripts (vendor.py); the pages that are drawn from data (results from the ledger, minutes from
-the presets) into book/generated; _config.yml completed by the repository's address, which is written in pyproject.toml
-only; jupyter-book, with the repository's root as its source, so that notebooks stay where they are.
+the presets, sizes from sizes.py) into book/generated; _config.yml completed by the repository's address, which is
+written in pyproject.toml only; jupyter-book, with the repository's root as its source, so that notebooks stay where
+they are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import sizes
 import yaml
 from vendor import fetch
 
@@ -38,6 +40,8 @@ def main() -> int:
     GENERATED.mkdir(exist_ok=True)
     (GENERATED / "results.md").write_text(results(ledger.load(folder=BOOK / "results")))
     (GENERATED / "minutes.md").write_text(minutes())
+    (GENERATED / "sizes.md").write_text(sizes.published(sizes.load()))
+    (GENERATED / "stored.md").write_text(sizes.stored())
     name = site.repository().rsplit("/", 1)[-1]
     (GENERATED / "clone.md").write_text(f"```bash\ngit clone {site.repository()}\ncd {name}\nmake lab\n```\n")
     config = BOOK / "_build" / "_config.yml"
