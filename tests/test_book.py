@@ -43,8 +43,8 @@ def load(name: str) -> ModuleType:
     return module
 
 
-vendor = load("vendor")
-build = load("build")  # imports vendor by name
+vendor, sizes = load("vendor"), load("sizes")
+build = load("build")  # imports both by name
 
 
 @pytest.fixture(scope="module")
