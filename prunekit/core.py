@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from prunekit.errors import GroupError, PlanError
 
 Role = Literal["producer", "consumer", "follower"]
-Kind = Literal["channel", "head", "neuron"]
+Kind = Literal["channel", "head", "head_dim", "neuron"]
+Heads = Literal["number", "dimension"]  # what attention loses: whole heads, or the same positions of every head
 Scores = dict[str, Tensor]  # group name -> (U,), higher = keep
 
 
@@ -65,7 +66,7 @@ class Groups(Mapping[str, ChannelGroup]):
     positions: weight -> how many times each of its elements is multiplied for the example input, so the MACs of any
     plan are sums of products, no model needed. unit_macs: group -> MACs of attention products that each of its heads
     brings. other_macs: MACs that nothing above accounts for. example: the example input's shapes, as meta tensors.
-    positional: groups that the model's code slices or splits by numbers.
+    positional: groups that the model's code slices or splits by numbers. heads: what find_groups was asked for.
     """
 
     table: Mapping[str, ChannelGroup]
@@ -77,6 +78,7 @@ class Groups(Mapping[str, ChannelGroup]):
     other_macs: float = 0.0
     example: Any = None
     positional: frozenset[str] = frozenset()
+    heads: Heads = "number"
 
     def __getitem__(self, name: str) -> ChannelGroup:
         if name in self.table:
@@ -93,6 +95,19 @@ class Groups(Mapping[str, ChannelGroup]):
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def only(self, names: Iterable[str]) -> Groups:
+        """The same model with just these groups; the others stay whole. For criteria that are not defined for all."""
+        table = {name: self[name] for name in names}
+        left = {name: group.size for name, group in self.table.items() if name not in table}
+        return replace(
+            self,
+            table=table,
+            frozen={**self.frozen, **dict.fromkeys(left, "left out by only()")},
+            unit_macs={name: macs for name, macs in self.unit_macs.items() if name in table},
+            other_macs=self.other_macs + sum(self.unit_macs.get(name, 0.0) * size for name, size in left.items()),
+            positional=self.positional.intersection(table),
+        )
 
     def _some(self) -> str:
         names = list(self.table)

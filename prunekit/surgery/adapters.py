@@ -23,6 +23,11 @@ def fit_heads(small: nn.Module, groups: Groups, plan: PruningPlan) -> None:
     """
     for name, keep in plan.keep.items():
         group = groups[name]
+        if group.kind == "head_dim" and len(keep) < group.size:
+            raise PlanError(
+                f"the code around '{name}' divides by the square root of the full head size. Freeze it: "
+                f"find_groups(model, x, freeze=['{name}'])."
+            )
         if group.kind == "head" and len(keep) < group.size:
             for maker in group.producers():
                 _fit(*_owner(small, maker.tensor, group), group, len(keep))

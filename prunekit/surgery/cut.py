@@ -64,7 +64,7 @@ def mask(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     next layer's weights on that channel are set to zero instead, so nothing can leak.
     """
     check_model(model, groups)
-    zeros = removed_positions(groups, plan, role="consumer")
+    zeros = removed_positions(groups, plan, read=True)
     return _with_tensors(model, {n: _zeroed(t, z) for n, t, z in _each(model, zeros)})
 
 
@@ -79,8 +79,11 @@ def kept_positions(groups: Groups, plan: PruningPlan) -> Kept:
     return kept
 
 
-def removed_positions(groups: Groups, plan: PruningPlan, *, role: str | None = None) -> Kept:
-    """For each tensor, the positions that go on each axis, over all groups; `role` restricts to such members."""
+def removed_positions(groups: Groups, plan: PruningPlan, *, read: bool = False) -> Kept:
+    """For each tensor, the positions that go on each axis, over all groups; with `read` only where they are read.
+
+    A position of a head is read by another one, not by a weight; there zeros in what makes it are as good: 0 * k = 0.
+    """
     plan.check(groups)
     gone: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for name, keep in plan.keep.items():
@@ -89,7 +92,7 @@ def removed_positions(groups: Groups, plan: PruningPlan, *, role: str | None = N
         out[list(keep)] = False
         if out.any():
             for member in group.members:
-                if role in (None, member.role):
+                if not read or member.role == "consumer" or group.kind == "head_dim":
                     gone[member.tensor][member.dim].append(member.index[out].flatten())
     return {tensor: {dim: torch.cat(parts) for dim, parts in axes.items()} for tensor, axes in gone.items()}
 

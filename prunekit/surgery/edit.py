@@ -41,7 +41,7 @@ def edited_graph(model: nn.Module, small: nn.Module, groups: Groups, plan: Pruni
     program = export(model, example, free_batch=True)
     for node in program.graph.nodes:
         node.meta["val"] = pytree.tree_map(_concrete, node.meta.get("val"))
-    walk = Walk()
+    walk = Walk(heads=groups.heads)
     params = label_parameters(walk, model)
     walk_graph(walk, program, params, first_names(model))
     fit = _Fit(walk, _removed(walk, params, groups, plan))
@@ -141,6 +141,13 @@ class _Fit:
         node.update_arg(1, [self.size(x, first + i, size) for i, size in enumerate(shape)])
 
     _rms_norm = _layer_norm
+
+    def _scaled_dot_product_attention(self, node: fx.Node) -> None:
+        """Where the scale is left to torch, it stays that of the full head."""
+        a = self.walk.args(node)
+        left = self.alive(a.query, len(a.query.shape) - 1)
+        if a.scale is None and left is not None:
+            node.update_kwarg("scale", len(left) ** -0.5)
 
     def _conv2d(self, node: fx.Node) -> None:
         a = self.walk.args(node)

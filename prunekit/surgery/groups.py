@@ -7,7 +7,7 @@ answer off the connected components: a component is one unit, and units that liv
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,24 +15,27 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from prunekit.core import Groups
+from prunekit.core import Groups, Heads
 from prunekit.errors import GroupError, TraceError
 from prunekit.surgery.labels import Labels
 from prunekit.surgery.rules import RULES, Walk, op_name, unknown
 from prunekit.surgery.trace import check_inputs, export, first_names, tensors_of
 from prunekit.surgery.units import assemble, line_of, module_of, positional_groups, product_macs
-from prunekit.surgery.values import Value, freeze_value, place, support
+from prunekit.surgery.values import Value, collapse, freeze_value, place, support
 
 
-def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -> Groups:
+def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = (), heads: Heads = "number") -> Groups:
     """The channel groups of a model, and why the rest must stay.
 
     example: a tensor, a tuple of arguments or a dict of keyword arguments, e.g. an image batch (B, 3, H, W). freeze:
-    modules or parameters whose outputs must keep their size, by dotted name. The model is not changed.
+    modules or parameters whose outputs must keep their size, by dotted name. heads: what attention loses, whole heads
+    ("number") or the same positions of every head ("dimension"). The model is not changed.
     Raises InputError (the example does not fit the model), TraceError (torch.export cannot follow the code) and
     GroupError (a name in `freeze` is unknown).
     """
-    walk = Walk()
+    if heads not in get_args(Heads):
+        raise GroupError(f"heads is {heads!r}; choose 'number' (whole heads) or 'dimension' (positions of all heads).")
+    walk = Walk(heads=heads)
     check_inputs(model, example)
     params = label_parameters(walk, model)
     aliases = first_names(model)
@@ -56,7 +59,7 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = ()) -
     frozen = {**walk.computed, **frozen, **notes}
     unit_macs, other_macs = product_macs(walk, table, params)
     positional = positional_groups(walk, table, params)
-    return Groups(table, frozen, shapes, names, dict(walk.positions), unit_macs, other_macs, example, positional)
+    return Groups(table, frozen, shapes, names, dict(walk.positions), unit_macs, other_macs, example, positional, heads)
 
 
 def label_parameters(walk: Walk, model: nn.Module) -> dict[str, Value]:
@@ -128,6 +131,12 @@ def _freeze_named(walk: Walk, params: dict[str, Value], names: Iterable[str]) ->
 
 def _freeze_ragged(walk: Walk) -> None:
     """After `view(B, N, 3, heads, d)` a unit may go only as a whole slice of one axis: anything else leaves no grid."""
+    if walk.heads == "dimension":  # q, k and v made by one layer: position d of all three is one unit
+        dimensions = walk.labels.solve()
+        for factor, why in walk.grids:
+            if dimensions.marked["dimension"].intersection(dimensions.root[factor].ravel().tolist()):
+                last = max(support(factor))
+                collapse(walk.labels, factor, support(factor) - {last}, why)
     root = walk.labels.solve().root
     for factor, why in walk.grids:
         owner = root[factor]

@@ -7,23 +7,28 @@ only collected; `solve` answers them all at once with numpy: the connected compo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+# inexact: removing one changes the others a little (a LayerNorm's statistics). head: an attention head. dimension: a
+# position that every head has. positional: the code slices or splits this axis by numbers, so what it reads depends
+# on what was removed before it.
+Mark = Literal["inexact", "head", "dimension", "positional"]
+
 
 @dataclass(frozen=True)
 class Solution:
-    """root[label] = its component. reason: frozen components and why. The others: components with that mark."""
+    """root[label] = its component. reason: frozen components and why. marked: the components with each mark."""
 
     root: Ints
     reason: dict[int, str]
-    inexact: frozenset[int]
-    heads: frozenset[int]
-    positional: frozenset[int]
+    marked: dict[Mark, frozenset[int]]
 
 
 class Labels:
@@ -34,9 +39,7 @@ class Labels:
         self._left: list[Ints] = []
         self._right: list[Ints] = []
         self._frozen: list[tuple[Ints, str]] = []
-        self._inexact: list[Ints] = []
-        self._heads: list[Ints] = []
-        self._positional: list[Ints] = []
+        self._marked: defaultdict[Mark, list[Ints]] = defaultdict(list)
 
     def fresh(self, size: int) -> Ints:
         """`size` new labels; a single position cannot be pruned away, so an axis of size 1 is born frozen."""
@@ -60,17 +63,9 @@ class Labels:
         if labels.size:
             self._frozen.append((labels.ravel(), why))
 
-    def mark_inexact(self, labels: Ints) -> None:
-        """Removing one of these changes the others a little (a LayerNorm's statistics)."""
-        self._inexact.append(labels.ravel())
-
-    def mark_head(self, labels: Ints) -> None:
-        """These are attention heads."""
-        self._heads.append(labels.ravel())
-
-    def mark_positional(self, labels: Ints) -> None:
-        """The code slices or splits this axis by numbers, so what it reads depends on what was removed before it."""
-        self._positional.append(labels.ravel())
+    def mark(self, kind: Mark, labels: Ints) -> None:
+        """Note a property of these positions that the groups will have."""
+        self._marked[kind].append(labels.ravel())
 
     def facts(self) -> tuple[Ints, Ints, list[tuple[Ints, str]]]:
         """What was collected: labels that are equal, as two arrays, and frozen labels with their reasons."""
@@ -94,8 +89,7 @@ class Labels:
         for labels, why in frozen:
             for component in np.unique(root[labels]).tolist():
                 reason.setdefault(component, why)
-        marks = (_components(root, marked) for marked in (self._inexact, self._heads, self._positional))
-        return Solution(root, reason, *marks)
+        return Solution(root, reason, {kind: _components(root, self._marked[kind]) for kind in get_args(Mark)})
 
 
 def _components(root: Ints, marked: list[Ints]) -> frozenset[int]:

@@ -40,7 +40,7 @@ def check_positions(
     cut = [name for name, stays in plan.keep.items() if len(stays) < groups[name].size]
     if not groups.positional.intersection(cut):
         return
-    before, after = Walk(), Walk()
+    before, after = Walk(heads=groups.heads), Walk(heads=groups.heads)
     params = label_parameters(before, model)
     nodes = _walk(before, model, params, example)
     shrunk = {name: _kept(value, kept.get(name, {})) for name, value in params.items()}

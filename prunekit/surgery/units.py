@@ -54,7 +54,7 @@ def _add_group(
     first = roles.index("producer")
     (maker, _), _ = axes[signature[first]]
     name = module_of(maker)
-    if "consumer" not in roles:
+    if "consumer" not in roles and int(units[0][0, 0]) not in solution.marked["dimension"]:
         frozen.setdefault(name, "no layer reads it")
         return
     if len(units) == 1:
@@ -74,7 +74,7 @@ def _add_group(
         size=len(units),
         kind=_kind(solution, params, roots, members),
         members=tuple(members),
-        exact=not roots & solution.inexact,
+        exact=not roots & solution.marked["inexact"],
     )
 
 
@@ -84,8 +84,10 @@ def _fresh_name(groups: dict[str, ChannelGroup], name: str) -> str:
 
 
 def _kind(solution: Solution, params: dict[str, Value], roots: set[int], members: list[Member]) -> Kind:
-    if roots & solution.heads:
+    if roots & solution.marked["head"]:
         return "head"
+    if roots & solution.marked["dimension"]:
+        return "head_dim"
     linear = all(len(params[m.tensor].shape) == 2 for m in members if m.role == "producer")
     return "neuron" if linear else "channel"
 
@@ -134,7 +136,9 @@ def positional_groups(walk: Walk, table: dict[str, ChannelGroup], params: dict[s
     solution = walk.labels.solve()
     makers = {name: group.producers()[0] for name, group in table.items()}
     lines = {name: line_of(params[m.tensor], m.dim)[m.index.numpy()].ravel() for name, m in makers.items()}
-    return frozenset(n for n, line in lines.items() if solution.positional.intersection(solution.root[line].tolist()))
+    return frozenset(
+        n for n, line in lines.items() if solution.marked["positional"].intersection(solution.root[line].tolist())
+    )
 
 
 def line_of(value: Value, dim: int) -> np.ndarray:

@@ -117,7 +117,7 @@ def reshape(labels: Labels, value: Value, shape: tuple[int, ...], why: str) -> V
         for olds, news in blocks:
             if support(factor) & set(olds):
                 if sum(shape[axis] > 1 for axis in news) > 1:  # the code decides where the pieces begin
-                    labels.mark_positional(factor)
+                    labels.mark("positional", factor)
                 for axis in olds:
                     source[axis] = value.shape[axis]
                 for axis in news:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from prunekit.surgery.rules import contract, pointwise, rearrange, shape
+from prunekit.surgery.rules import attention, contract, pointwise, rearrange, shape
 from prunekit.surgery.rules.contract import unknown
 from prunekit.surgery.rules.walk import Walk, module_path, op_name, where
 
@@ -44,8 +44,9 @@ RULES: dict[str, Callable[[Walk, Node], Any]] = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d"], contract.conv),
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], contract.conv_transpose),
     "linear": contract.linear,
-    **dict.fromkeys(["matmul", "bmm", "mm"], contract.matmul),
-    "scaled_dot_product_attention": contract.attention,
+    **dict.fromkeys(["matmul", "bmm", "mm"], attention.matmul),
+    "scaled_dot_product_attention": attention.attention,
+    "einsum": attention.einsum,
     "batch_norm": pointwise.batch_norm,
     "instance_norm": pointwise.batch_norm,
     "layer_norm": pointwise.layer_norm,

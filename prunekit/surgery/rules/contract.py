@@ -1,4 +1,4 @@
-"""Rules for ops that mix channels: convolutions, linear layers, matrix products, attention.
+"""Rules for ops that mix channels: convolutions and linear layers.
 
 Legend: C = input channels, O = output channels, G = convolution groups.
 """
@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from prunekit.surgery.labels import Ints
 from prunekit.surgery.rules.walk import Walk, result, where
-from prunekit.surgery.values import Value, collapse, combine, freeze_axes, freeze_value, place, support
+from prunekit.surgery.values import Value, freeze_axes, freeze_value, place, support
 
 NOTHING: Ints = np.zeros(0, np.int64)
 
@@ -94,24 +94,7 @@ def linear(w: Walk, node: Node) -> Value | list[Value]:
     return result(node, (*others, place(out_O, last, out.dim())))
 
 
-def matmul(w: Walk, node: Node) -> Value | list[Value]:
-    """(..., M, C) @ (..., C, N). A factor that spans heads and the summed axis becomes heads."""
-    a, why = w.args(node), where(node)
-    first, second = a.self, a.other if hasattr(a, "other") else a.mat2
-    if len(first.shape) < 2 or len(second.shape) < 2:
-        return unknown(w, node)
-    if second.param is not None and len(second.shape) == 2:
-        return _weight_product(w, node, first, second)
-    left, right = _drop_summed(w, first, -1, why), _drop_summed(w, second, -2, why)
-    # As (..., M, 1) and (..., 1, N) the product's axes meet element by element.
-    left = Value((*left.shape[:-1], 1), left.factors)
-    right = Value((*right.shape[:-2], 1, right.shape[-1]), right.factors)
-    met = combine(w.labels, left, right, why)
-    _share(w, node.meta["val"].numel() * first.shape[-1], met)
-    return result(node, met.factors)
-
-
-def _weight_product(w: Walk, node: Node, x: Value, weight: Value) -> Value | list[Value]:
+def weight_product(w: Walk, node: Node, x: Value, weight: Value) -> Value | list[Value]:
     """x (..., C) @ weight (C, O): a linear layer in other words."""
     last, out = len(x.shape) - 1, node.meta["val"]
     w.labels.unite(w.line(x, last, node), w.line(weight, 0, node), where(node))
@@ -120,50 +103,6 @@ def _weight_product(w: Walk, node: Node, x: Value, weight: Value) -> Value | lis
     _count(w, weight, out.numel() / weight.shape[1])
     others = tuple(f for f in x.factors if last not in support(f))
     return result(node, (*others, place(w.line(weight, 1, node), last, out.dim())))
-
-
-def _share(w: Walk, macs: float, met: Value) -> None:
-    """Note the MACs of a product, and whose they are: the heads', when a factor spans the leading axes."""
-    ndim = len(met.shape)
-    heads = [f.ravel() for f in met.factors if any(axis < ndim - 2 for axis in support(f))]
-    w.products.append((macs, heads[0] if len(heads) == 1 else NOTHING))
-
-
-def _drop_summed(w: Walk, value: Value, axis: int, why: str) -> Value:
-    axis %= len(value.shape)
-    kept = []
-    for factor in value.factors:
-        if axis in support(factor):
-            heads = support(factor) - {axis}
-            if not heads:  # removing a summed position alone has no weight to be read by
-                w.labels.freeze(factor, f"summed in {why}")
-                continue
-            factor = collapse(w.labels, factor, {axis}, why)
-            w.labels.mark_head(factor)
-        kept.append(factor)
-    return Value(value.shape, tuple(kept))
-
-
-def attention(w: Walk, node: Node) -> Value | list[Value]:
-    """scaled_dot_product_attention: q (..., H, M, D), k and v (..., H, N, D); heads are the units, d stays whole."""
-    a, why = w.args(node), where(node)
-    if a.query.shape[:-2] != a.key.shape[:-2]:
-        return unknown(w, node)
-    pairs = a.query.shape[-2] * a.key.shape[-2] * math.prod(a.query.shape[:-2])
-    last = len(a.query.shape) - 1
-    tokens = {last - 1}
-    sides: list[Value] = []
-    for value in (a.query, a.key):
-        dropped = _drop_summed(w, value, last, why)
-        sides.append(Value((*dropped.shape[:-2], 1, 1), freeze_axes(w.labels, dropped, tokens, why)))
-    scores = combine(w.labels, sides[0], sides[1], why)
-    if a.attn_mask is not None:
-        mask = freeze_axes(w.labels, a.attn_mask, {len(a.attn_mask.shape) - 1, len(a.attn_mask.shape) - 2}, why)
-        scores = combine(w.labels, scores, Value((*a.attn_mask.shape[:-2], 1, 1), mask), why)
-    v = Value((*a.value.shape[:-2], 1, a.value.shape[-1]), freeze_axes(w.labels, a.value, tokens, why))
-    met = combine(w.labels, scores, v, why)
-    _share(w, pairs * (a.query.shape[-1] + a.value.shape[-1]), met)
-    return result(node, met.factors)
 
 
 def unknown(w: Walk, node: Node) -> Value | list[Value]:

@@ -26,7 +26,7 @@ def elementwise(w: Walk, node: Node) -> Value | list[Value]:
     """add, mul, maximum, ...: channels that face each other are one."""
     values = list(w.inputs(node))
     for factor in (f for v in values for f in v.factors if _from_size(node, f.size)):
-        w.labels.mark_positional(factor)
+        w.labels.mark("positional", factor)
     return result(node, reduce(lambda a, b: combine(w.labels, a, b, where(node)), values).factors)
 
 
@@ -68,7 +68,7 @@ def layer_norm(w: Walk, node: Node) -> Value | list[Value]:
     normed = set(range(len(a.input.shape) - axes, len(a.input.shape)))
     for factor in factors:
         if support(factor) & normed:
-            w.labels.mark_inexact(factor)
+            w.labels.mark("inexact", factor)
     return result(node, factors)
 
 
@@ -81,7 +81,7 @@ def group_norm(w: Walk, node: Node) -> Value | list[Value]:
             w.labels.unite(x_C, w.line(side, 0, node), why)
     x_GC = x_C.reshape(a.num_groups, -1)
     w.labels.unite(x_GC, x_GC[:1], why)
-    w.labels.mark_inexact(x_C)
+    w.labels.mark("inexact", x_C)
     return result(node, (place(x_C, 1, len(a.input.shape)),))
 
 
@@ -134,7 +134,7 @@ def _summed(w: Walk, x: Value, axes: set[int], why: str, *, inexact: bool = Fals
         elif support(factor) - axes:
             kept.append(collapse(w.labels, factor, axes, why))
         elif inexact:
-            w.labels.mark_inexact(factor)
+            w.labels.mark("inexact", factor)
         else:
             w.labels.freeze(factor, why)
     return tuple(kept)

@@ -75,7 +75,7 @@ def _take(w: Walk, node: Node, value: Value, axis: int, index: slice | list[int]
         if factor.shape[axis] > 1:
             whole, factor = factor, factor[(slice(None),) * axis + (index,)]
             if whole.size != factor.size:
-                w.labels.mark_positional(whole)
+                w.labels.mark("positional", whole)
                 w.picked.setdefault(node.name, []).append(factor.ravel())
         factor = np.squeeze(factor, axis) if drop else factor
         if factor.size == 1:  # one channel read by its number: the code counts on it

@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from prunekit.core import Role
+from prunekit.core import Heads, Role
 from prunekit.surgery.labels import Ints, Labels
 from prunekit.surgery.values import Value, axis_labels
 
@@ -23,7 +23,7 @@ class Walk:
     values: graph node -> its Value (or list of Values). roles: (parameter, axis) -> what that axis does to channels.
     positions: weight -> multiplications per element. products: MACs of products between activations, and the labels of
     the units that share them equally. grids: labels that span several axes, and where that was asked for. order:
-    parameters in the order the graph reads them.
+    parameters in the order the graph reads them. heads: whether attention loses whole heads, or positions of all heads.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -36,6 +36,7 @@ class Walk:
     picked: dict[str, list[Ints]] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)
     node: Node | None = None
+    heads: Heads = "number"
 
     def args(self, node: Node) -> SimpleNamespace:
         """The op's arguments by their schema names, graph nodes replaced by Values."""
