@@ -19,6 +19,7 @@ import torch
 
 from prunekit.course import site
 from prunekit.course.presets import Scale, lesson_minutes, read_scale, words
+from prunekit.errors import MissingDependencyError
 
 PACKAGES = ("prunekit", "torch", "timm")
 
@@ -40,13 +41,16 @@ class Course:
         print(f"{version_line()}; {took:.0f} s, peak memory {peak_mib():.0f} MiB")
 
 
-def setup(lesson: str, *, seed: int = 0) -> Course:
+def setup(lesson: str, *, seed: int = 0, version: str | None = None) -> Course:
     """Seed everything, print where and how this lesson runs; safe to call again.
 
-    Scale from PRUNEKIT_SCALE, output folder from PRUNEKIT_OUT (else a folder of your own among the temporary files).
+    version: the prunekit that the notebook was made with; another one is replaced, see match_version. Scale from
+    PRUNEKIT_SCALE, output folder from PRUNEKIT_OUT (else a folder of your own among the temporary files).
     InputError for an unknown lesson or scale.
     """
     minutes, scale = lesson_minutes(lesson), read_scale()
+    if version is not None:
+        match_version(version)
     device = pick_device()
     torch.manual_seed(seed)
     out = output_folder(lesson)
@@ -56,6 +60,34 @@ def setup(lesson: str, *, seed: int = 0) -> Course:
     if scale != "mini" and device.type == "cpu":
         print(f"mind     {scale} scale is meant for a GPU: expect many times that on this CPU")
     return Course(lesson, scale, device, out, time.perf_counter())
+
+
+def match_version(wanted: str) -> None:
+    """Install the newest prunekit when the one here is not the notebook's; a clone is left alone, with a word about it.
+
+    Raises MissingDependencyError when pip cannot, and after a replacement: the old code is loaded until a restart.
+    """
+    here = metadata.version("prunekit")
+    if here == wanted:
+        return
+    if site.checkout() is not None:
+        print(f"mind     this lesson was made for prunekit {wanted}, your clone has {here}: git pull, then make lab")
+        return
+    pip = [sys.executable, "-m", "pip", "install", "-q", f"prunekit[onnx,quiz] @ git+{site.repository()}"]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        why = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise MissingDependencyError(
+            f"this lesson was made for prunekit {wanted}, here is {here}, and pip could not get another: {why[0]}. "
+            f"On Kaggle, switch the internet on in the notebook's settings."
+        )
+    now = metadata.version("prunekit")
+    if now != here:
+        raise MissingDependencyError(
+            f"prunekit {now} has taken the place of {here}: restart the kernel (on Colab: Runtime, Restart session) "
+            f"and run this cell again."
+        )
+    print(f"mind     this lesson was made for prunekit {wanted}, the newest is {here}: open the newest lesson")
 
 
 def pick_device() -> torch.device:

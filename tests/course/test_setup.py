@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
-from prunekit.course import setup
+from prunekit.course import setup, site
 from prunekit.course.presets import LESSONS, QUICKSTART, SCALES, Minutes, read_scale, words
-from prunekit.errors import InputError
+from prunekit.course.setup import match_version
+from prunekit.errors import InputError, MissingDependencyError
 
 
 def test_setup_says_device_versions_scale_and_minutes(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch):
@@ -72,3 +75,51 @@ def test_durations_read_well(minutes: float | None, text: str):
 
 def test_a_lesson_names_only_the_scales_it_has():
     assert str(Minutes(mini=3, full=720)) == "mini: 3 min (2 CPU cores) · full: 12 h (one large GPU)"
+
+
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch):
+    """Outside a clone, with version 0.1 installed; pip is replaced by one that brings the version it is told to."""
+    state = {"installed": "0.1", "brings": "0.2", "fails": "", "calls": []}
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        state["calls"].append(command[-1])
+        if not state["fails"]:
+            state["installed"] = state["brings"]
+        return subprocess.CompletedProcess(command, 1 if state["fails"] else 0, "", state["fails"])
+
+    monkeypatch.setattr(site, "checkout", lambda: None)
+    monkeypatch.setattr(site, "repository", lambda: "https://example.org/a/prunekit")
+    monkeypatch.setattr(metadata, "version", lambda name: state["installed"])
+    monkeypatch.setattr(subprocess, "run", run)
+    return state
+
+
+def test_the_right_version_installs_nothing(pip: dict):
+    match_version("0.1")
+    assert pip["calls"] == []
+
+
+def test_a_wrong_version_is_replaced_once_and_the_lesson_stops_until_a_restart(pip: dict):
+    with pytest.raises(MissingDependencyError, match="prunekit 0.2 has taken the place of 0.1: restart the kernel"):
+        match_version("0.2")
+    match_version("0.2")
+    assert pip["calls"] == ["prunekit[onnx,quiz] @ git+https://example.org/a/prunekit"]
+
+
+def test_a_lesson_older_than_the_newest_version_goes_on_with_a_word(pip: dict, capsys: pytest.CaptureFixture[str]):
+    pip["installed"] = pip["brings"]
+    match_version("0.1")
+    assert "made for prunekit 0.1, the newest is 0.2" in capsys.readouterr().out
+
+
+def test_a_pip_that_fails_says_why(pip: dict):
+    pip["fails"] = "looking\nERROR: no network"
+    with pytest.raises(MissingDependencyError, match=r"could not get another: ERROR: no network. On Kaggle"):
+        match_version("0.2")
+
+
+def test_a_clone_is_never_replaced(pip: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(site, "checkout", lambda: Path("."))
+    match_version("0.2")
+    assert pip["calls"] == [] and "your clone has 0.1: git pull" in capsys.readouterr().out
