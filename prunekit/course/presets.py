@@ -37,6 +37,7 @@ class Minutes:
 LESSONS: dict[str, Minutes] = {
     "00_quickstart": Minutes(mini=1.5, small=30),
     "01_segmentation_and_cost": Minutes(mini=1),
+    "02_channel_surgery": Minutes(mini=0.75),
 }
 
 

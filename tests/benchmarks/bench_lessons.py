@@ -10,7 +10,7 @@ import pytest
 
 from prunekit.course.lesson import execute, notebook_path
 
-LIMITS_S = {"00": 90, "01": 180}
+LIMITS_S = {"00": 90, "01": 180, "02": 90}
 
 
 @pytest.mark.parametrize("number", LIMITS_S)
