@@ -1,25 +1,30 @@
-"""How good a label map is: confusion matrix, intersection over union, pixel accuracy.
+"""How good a label map is: confusion matrix, intersection over union, pixel accuracy. How good boxes are: AP.
 
     IoU_k = TP_k / (TP_k + FP_k + FN_k)      mIoU = the mean over the classes that occur
 
 Counts are added over the whole data set before anything is divided (Everingham et al., IJCV 2015, section 4.3); the
 mean of per-image IoUs is another number. Legend: B images, K classes, H x W pixels. Every matrix is (K, K) with the
 truth in rows and the prediction in columns.
+
+Average precision of boxes is COCO's (Lin et al., ECCV 2014): precision, made monotonic, at 101 levels of recall.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunekit.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from prunekit.models.ssd import Detections
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,47 @@ def evaluate(
         raise DataError(f"all pixels of the {batches} batches have the ignore label {ignore}; nothing can be measured.")
     total_KK = total_KK.cpu()
     return Evaluation(miou(total_KK), tuple(iou_per_class(total_KK).tolist()), pixel_accuracy(total_KK), total_KK)
+
+
+def average_precision(
+    found: Sequence[Detections], truth: Sequence[tuple[Tensor, Tensor]], classes: int, *, overlap: float = 0.5
+) -> tuple[float, ...]:
+    """AP of each class in 0 .. 1, nan for one that no image holds; COCO's AP50 is the mean over the others.
+
+    found: for each image what was detected. truth: for each image (boxes (M, 4) in pixels, labels (M,)). A detection
+    is right when it overlaps an object of its class by at least `overlap` (intersection over union) that no better
+    scored one has taken.
+    """
+    hits = [_hits(ours, boxes, labels, overlap) for ours, (boxes, labels) in zip(found, truth, strict=True)]
+    score_N = torch.cat([ours.scores for ours in found])
+    order_N = score_N.argsort(descending=True, stable=True)
+    label_N, hit_N = torch.cat([ours.labels for ours in found])[order_N], torch.cat(hits)[order_N]
+    objects_K = torch.bincount(torch.cat([labels for _, labels in truth]), minlength=classes)
+    return tuple(_precision(hit_N[label_N == k], int(objects_K[k])) for k in range(classes))
+
+
+def _hits(found: Detections, boxes: Tensor, labels: Tensor, overlap: float) -> Tensor:
+    """Which detections of one image are right, bool (D,)."""
+    from torchvision.ops import box_iou
+
+    hit_D = torch.zeros(len(found.scores), dtype=torch.bool)
+    iou_DM = box_iou(found.boxes, boxes) * (found.labels[:, None] == labels)
+    for i in found.scores.argsort(descending=True, stable=True).tolist() if len(boxes) else ():
+        best = int(iou_DM[i].argmax())
+        if iou_DM[i, best] >= overlap:
+            hit_D[i] = True
+            iou_DM[:, best] = 0  # taken
+    return hit_D
+
+
+def _precision(hit_N: Tensor, objects: int) -> float:
+    """Area under the precision-recall curve of detections in the order of their scores."""
+    if not objects:
+        return float("nan")
+    right_N = hit_N.cumsum(0)
+    best_N = (right_N / torch.arange(1, len(hit_N) + 1)).flip(0).cummax(0).values.flip(0)
+    place = torch.searchsorted(100 * right_N, objects * torch.arange(101))  # in whole numbers: no level is rounded away
+    return float(torch.cat([best_N, torch.zeros(1)])[place].mean())
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJac
 
 from prunekit import metrics
 from prunekit.errors import DataError, InputError
+from prunekit.models.ssd import Detections
 
 K = 5
 
@@ -194,3 +197,56 @@ def test_device_argument_runs_a_copy():
     assert where.type == "meta" and moved is not net and next(net.parameters()).device.type == "cpu"
     with pytest.raises(InputError, match="device 'nonsense'"):
         metrics.place(net, "nonsense")
+
+
+# Boxes.
+
+
+def _some_boxes(count: int, images: int, draw: torch.Generator) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    corner = torch.rand(images, count, 2, generator=draw) * 40
+    side = torch.rand(images, count, 2, generator=draw) * 20 + 2
+    labels = torch.randint(0, 3, (images, count), generator=draw)
+    return list(zip(torch.cat([corner, corner + side], -1), labels, strict=True))
+
+
+def _noisy(truth: list[tuple[torch.Tensor, torch.Tensor]], draw: torch.Generator) -> list[Detections]:
+    """Every object twice, moved a little, and false alarms: 30 boxes an image, scores at random."""
+    alarms = _some_boxes(20, len(truth), draw)
+    found = []
+    for (boxes, labels), (false, kinds) in zip(truth, alarms, strict=True):
+        near = boxes.repeat(2, 1) + torch.randn(2 * len(boxes), 4, generator=draw)
+        all_boxes, all_labels = torch.cat([near, false]), torch.cat([labels.repeat(2), kinds])
+        found.append(Detections(all_boxes, all_labels, torch.rand(len(all_boxes), generator=draw)))
+    return found
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.75])
+def test_average_precision_is_cocos(overlap: float, monkeypatch: pytest.MonkeyPatch):
+    peer = pytest.importorskip("torchmetrics.detection._mean_ap")
+    for name in ("pycocotools", "pycocotools.mask"):  # it asks for this package, but uses it for masks only
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["pycocotools"], "mask", sys.modules["pycocotools.mask"], raising=False)
+    monkeypatch.setattr(peer, "_PYCOCOTOOLS_AVAILABLE", True)
+    draw = torch.Generator().manual_seed(0)
+    truth = [*_some_boxes(5, 12, draw), (torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]
+    found = _noisy(truth, draw)
+    oracle = peer.MeanAveragePrecision(iou_thresholds=[overlap], class_metrics=True)
+    oracle.update(
+        [{"boxes": f.boxes, "labels": f.labels, "scores": f.scores} for f in found],
+        [{"boxes": boxes, "labels": labels} for boxes, labels in truth],
+    )
+    ours = metrics.average_precision(found, truth, 4, overlap=overlap)
+    # the peer's recall is rounded, so one of the 101 levels may fall to the other side of a step
+    assert ours[:3] == pytest.approx(oracle.compute()["map_per_class"].tolist(), abs=1e-3)
+    assert min(ours[:3]) > 0.05 and max(ours[:3]) < 0.95 and math.isnan(ours[3])
+
+
+def test_average_precision_by_hand():
+    """Two cars. Found, best first: one, an alarm, that car again, the other: precision 1 up to recall .5, then .5."""
+    cars = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    boxes = torch.stack([cars[0], cars[0] + 50, cars[0], cars[1]])
+    found = Detections(boxes, torch.zeros(4, dtype=torch.long), torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    (precision,) = metrics.average_precision([found], [(cars, torch.zeros(2, dtype=torch.long))], 1)
+    assert precision == pytest.approx((51 * 1 + 50 * 0.5) / 101)
+    nothing = Detections(boxes[:0], torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    assert metrics.average_precision([nothing], [(cars, torch.zeros(2, dtype=torch.long))], 1) == (0.0,)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from prunekit.data.scenes import SceneDataset, make_scene
+from prunekit.data.scenes import SceneBoxes, SceneDataset, make_scene, stack_images
 from prunekit.data.transforms import eval_transform, normalize, train_transform
 from prunekit.errors import InputError
 
@@ -76,3 +76,18 @@ def test_asking_beyond_the_end_stops_iteration():
 def test_bad_arguments(count, kwargs, says):
     with pytest.raises(InputError, match=says):
         SceneDataset(max(count, 2) if "moon" in says else count, **kwargs)
+
+
+def test_boxes_are_those_of_the_scene_and_a_batch_keeps_them_apart():
+    data = SceneBoxes(4, seed=5)
+    loader = DataLoader(pickle.loads(pickle.dumps(data)), batch_size=4, collate_fn=stack_images)
+    images, targets = next(iter(loader))
+    assert images.shape == (4, 3, 64, 128)
+    assert torch.equal(images, torch.stack([SceneDataset(4, seed=5)[i][0] for i in range(4)]))
+    for i, (boxes, labels) in enumerate(targets):
+        scene = make_scene(5, i)
+        assert boxes.dtype == torch.float32 and np.array_equal(boxes.numpy(), scene.boxes)
+        assert np.array_equal(labels.numpy(), scene.labels)
+    assert len({len(labels) for _, labels in targets}) > 1, "scenes with unlike numbers of objects are the point"
+    with pytest.raises(InputError, match="at least one scene"):
+        SceneBoxes(0)

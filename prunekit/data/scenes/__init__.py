@@ -8,8 +8,19 @@ signs well under 1 % each. One scene takes about 3 ms at 64 x 128 on one core, s
 """
 
 from prunekit.data.scenes.classes import CLASSES, IGNORE, PALETTE
-from prunekit.data.scenes.dataset import SceneDataset
+from prunekit.data.scenes.dataset import SceneBoxes, SceneDataset, stack_images
 from prunekit.data.scenes.render import Scene, make_scene, object_crops
 from prunekit.data.scenes.worlds import DOMAINS
 
-__all__ = ["CLASSES", "DOMAINS", "IGNORE", "PALETTE", "Scene", "SceneDataset", "make_scene", "object_crops"]
+__all__ = [
+    "CLASSES",
+    "DOMAINS",
+    "IGNORE",
+    "PALETTE",
+    "Scene",
+    "SceneBoxes",
+    "SceneDataset",
+    "make_scene",
+    "object_crops",
+    "stack_images",
+]

@@ -1,8 +1,8 @@
-"""SceneDataset: a torch Dataset of synthetic scenes, rendered once and kept as bytes."""
+"""SceneDataset and SceneBoxes: torch Datasets of synthetic scenes, rendered once and kept as bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,3 +59,30 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor]]):
 
         image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
+
+
+class SceneBoxes(Dataset[tuple[Tensor, tuple[Tensor, Tensor]]]):
+    """`count` scenes for detection: image float32 (3, H, W), ImageNet-normalised, and (boxes, labels).
+
+    boxes: float32 (M, 4), x0 y0 x1 y1 in pixels. labels: int64 (M,), class numbers. M differs from scene to scene and
+    may be 0: give `stack_images` to a DataLoader as collate_fn. Seeds and sizes as in SceneDataset.
+    """
+
+    def __init__(self, count: int, *, seed: int = 0, domain: str = "day", size: tuple[int, int] = (64, 128)) -> None:
+        if count < 1:
+            raise InputError(f"count is {count}; a data set needs at least one scene.")
+        self.scenes = [make_scene(seed, i, domain=domain, size=size) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        scene = self.scenes[i]
+        image = normalize(torch.from_numpy(scene.image).permute(2, 0, 1).contiguous())
+        return image, (torch.from_numpy(scene.boxes).float(), torch.from_numpy(scene.labels))
+
+
+def stack_images(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
+    """Samples as a batch: images (B, 3, H, W), and a list of their targets, which need not be of one size."""
+    images, targets = zip(*samples)
+    return torch.stack(images), list(targets)
