@@ -1,29 +1,21 @@
-"""L1 (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017). s_i = sum |w_i|: small filters matter little.
+"""L1 (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017). s_i = ||w_i||_p: small filters matter little.
 
-Symbols: w_i = all weights that make unit i. Needs: weights. Differs: the paper prunes one layer at a time; where
-several layers make the same channel (a residual sum) their norms are added, so every maker has its say.
+Symbols: w_i = all weights that make unit i; p = 1 in the paper, p = 2 gives the L2 norm. Needs: weights. Differs: the
+paper prunes one layer at a time; where several layers make the same channel (a residual sum) s_i is the mean of their
+norms, so that groups with many makers do not weigh more. Layers of unlike width have norms of unlike size:
+`global_plan` divides by each group's mean.
 """
 
-import torch
 from torch import nn
 
 from prunekit.core import Groups, Scores
-from prunekit.errors import ScoreError
+from prunekit.errors import InputError
+from prunekit.observe import filters, mean_over
 
 
-def score(model: nn.Module, groups: Groups) -> Scores:
-    """L1 norm of the weights that make each unit, (U,). Raises ScoreError when a group has no such weights."""
-    state = model.state_dict()
-    scores: Scores = {}
-    for name, group in groups.items():
-        makers = group.producers()
-        if not makers:
-            raise ScoreError(f"no weight makes the channels of '{name}'; leave it out of the scores.")
-        total_U = torch.zeros(group.size)
-        for maker in makers:
-            if maker.tensor not in state or len(state[maker.tensor]) != groups.shapes[maker.tensor][0]:
-                raise ScoreError(f"'{maker.tensor}' is not as the groups know it; call find_groups on this model.")
-            filters = state[maker.tensor].detach().movedim(maker.dim, 0).flatten(1)  # (positions, weights each)
-            total_U += filters.abs().sum(1).cpu()[maker.index].sum(1)  # (U, K) -> (U,)
-        scores[name] = total_U
-    return scores
+def score(model: nn.Module, groups: Groups, *, p: float = 1) -> Scores:
+    """The p-norm of the weights that make each unit, (U,). Raises ScoreError when a group has no such weights."""
+    if not p > 0:
+        raise InputError(f"p is {p}; a norm needs p > 0, 1 and 2 are usual.")
+    makers = {name: filters(model, groups, name).values() for name in groups}
+    return {name: mean_over(w_UD.norm(p, dim=1) for w_UD in weights) for name, weights in makers.items()}

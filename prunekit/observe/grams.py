@@ -1,0 +1,111 @@
+"""Gram matrices: the second moments of what a layer reads, all that least squares needs to know about the data.
+
+    G = sum over sampled outputs of x x^T,   x = the D inputs one output is computed from, and a one for the bias
+
+A layer's output is W x, so for any other weights W': sum ||W x - W' x||^2 = tr (W - W') G (W - W')^T.
+Legend: C input channels, P = kernel positions, D = C P + 1 (channel by channel, the one last), S sampled outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunekit.core import Groups
+from prunekit.errors import ScoreError
+from prunekit.observe.maps import layer_of
+from prunekit.observe.passes import Batches, pairs, still
+
+
+@dataclass(frozen=True)
+class Gram:
+    """matrix: (D, D) float64 on the CPU, the sum over samples. count: how many samples."""
+
+    matrix: Tensor
+    count: int
+
+
+def grams(
+    model: nn.Module,
+    groups: Groups,
+    layers: Iterable[str],
+    batches: Batches | None,
+    *,
+    method: str,
+    samples: int = 64,
+    seed: int = 0,
+) -> dict[str, Gram]:
+    """The Gram matrix of each named weight's layer: weight name -> Gram.
+
+    samples: outputs (pixels, tokens) drawn at random from each image. Raises ScoreError, in the name of `method`,
+    without data, for layers that `readable` refuses, and for inputs that are not finite.
+    """
+    sums: dict[str, Gram] = {}
+    draw = torch.Generator().manual_seed(seed)
+    handles, wanted = [], list(layers)
+    try:
+        for name in wanted:
+            layer = layer_of(model, name)
+            if not readable(layer):
+                raise ScoreError(f"'{name}' is no plain convolution or linear layer; leave out the groups it reads.")
+            assert layer is not None
+            handles.append(layer.register_forward_pre_hook(_add_to(sums, name, samples, draw)))
+        with still(model, groups), torch.no_grad():
+            for x, _ in pairs(batches, model, method):
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in wanted:
+        if name not in sums:
+            raise ScoreError(f"'{name}' did not run on this data; leave out the groups it reads: groups.only([...]).")
+        if not torch.isfinite(sums[name].matrix).all():
+            raise ScoreError(f"what '{name}' reads holds nan or inf: are there such inputs or weights?")
+    return sums
+
+
+def readable(layer: nn.Module | None) -> bool:
+    """Whether the layer's output is W x for one small matrix: linear, or a 2-D convolution that is not grouped."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
+def _add_to(sums: dict[str, Gram], name: str, samples: int, draw: torch.Generator) -> Callable[..., None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        x_SD = _patches(layer, args[0], samples, draw).double()
+        x_SD = F.pad(x_SD, (0, 1), value=1.0)
+        before = sums.get(name, Gram(torch.zeros(x_SD.shape[1], x_SD.shape[1], dtype=torch.float64), 0))
+        sums[name] = Gram(before.matrix + (x_SD.T @ x_SD).cpu(), before.count + len(x_SD))
+
+    return hook
+
+
+def _patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator) -> Tensor:
+    """(S, C P): what `samples` random outputs of each image are computed from."""
+    if isinstance(layer, nn.Linear):
+        tokens_BNC = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None]
+        return _sampled(tokens_BNC.movedim(1, -1), samples, draw)
+    assert isinstance(layer, nn.Conv2d)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x_BCHW = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    (high, wide), (down, right), (step_y, step_x) = layer.kernel_size, layer.stride, layer.dilation
+    rows = (x_BCHW.shape[2] - step_y * (high - 1) - 1) // down + 1
+    columns = (x_BCHW.shape[3] - step_x * (wide - 1) - 1) // right + 1
+    b, c, h, w = x_BCHW.stride()
+    view = x_BCHW.as_strided(  # no copy: which pixel each kernel position of each output meets
+        (*x_BCHW.shape[:2], high, wide, rows, columns), (b, c, step_y * h, step_x * w, down * h, right * w)
+    )
+    return _sampled(view, samples, draw)
+
+
+def _sampled(x: Tensor, samples: int, draw: torch.Generator) -> Tensor:
+    """(B, C, ..., places) -> (B samples, C ...); the same places in each image of the batch."""
+    sizes = x.shape[-2:] if x.ndim == 6 else x.shape[-1:]
+    total = sizes.numel()
+    chosen = torch.randperm(total, generator=draw)[:samples].to(x.device)
+    picked = x[..., chosen // sizes[-1], chosen % sizes[-1]] if len(sizes) == 2 else x[..., chosen]
+    return picked.movedim(-1, 1).flatten(0, 1).flatten(1)

@@ -1,0 +1,93 @@
+"""Least-squares repair: after a cut, the layers that read fewer channels get the weights that miss them least.
+
+    W' = argmin sum ||W x - W' x'||^2 + ridge ||W'||^2  =  W G[:, keep] (G[keep, keep] + ridge I)^-1,   G = sum x x^T
+
+x = what the layer read (a one at its end stands for the bias), x' = what is left of it. The layer's own output is
+matched, before batch norm, so the norm's statistics stay right. G comes from the ORIGINAL network, one pass for any
+number of plans; that earlier layers were cut too is not seen. Sources: Luo et al. (ThiNet, ICCV 2017, Eq. 8, one
+factor a channel); He et al. (Channel Pruning, ICCV 2017); EAPruning's weight reconstruction.
+
+Legend: O outputs, C inputs, P kernel positions, D = C P + 1.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.core import Groups, PruningPlan
+from prunekit.errors import InputError, ScoreError
+from prunekit.observe import Batches, Gram, grams
+from prunekit.observe.grams import readable
+from prunekit.observe.maps import layer_of
+from prunekit.surgery.cut import kept_positions
+
+
+def reconstruct(
+    model: nn.Module,
+    small: nn.Module,
+    groups: Groups,
+    plan: PruningPlan,
+    batches: Batches | None,
+    *,
+    ridge: float = 1e-6,
+    samples: int = 64,
+    seed: int = 0,
+) -> nn.Module:
+    """A copy of `small` in which every layer that lost inputs has its weights (and bias) fitted anew.
+
+    model: the dense network; small: `prune(model, groups, plan)`. batches: (input, target) pairs; samples: outputs
+    drawn from each image. ridge: relative to the mean square of the inputs, keeps the solution small where inputs are
+    few or alike. Layers that `readable` refuses (grouped convolutions) stay as they are cut. Raises PlanError for a
+    foreign plan, ScoreError without data or for inputs that are not finite, InputError for a negative ridge.
+    """
+    kept = kept_positions(groups, plan)
+    lost = [tensor for tensor, axes in kept.items() if 1 in axes and readable(layer_of(model, tensor))]
+    moments = grams(model, groups, lost, batches, method="reconstruct", samples=samples, seed=seed)
+    fitted = copy.deepcopy(small)
+    for tensor in lost:
+        old, new = layer_of(model, tensor), layer_of(fitted, tensor)
+        if not isinstance(new, (nn.Linear, nn.Conv2d)) or not isinstance(old, (nn.Linear, nn.Conv2d)):
+            continue
+        outputs = kept[tensor].get(0, torch.arange(len(old.weight)))
+        weight_OD, positions = _with_bias(old)[outputs], old.weight[0, 0].numel()
+        inputs = (kept[tensor][1][:, None] * positions + torch.arange(positions)).flatten()
+        if old.bias is not None:
+            inputs = torch.cat([inputs, torch.tensor([weight_OD.shape[1] - 1])])
+        found_OD = fit(weight_OD, moments[tensor], inputs, ridge=ridge)
+        with torch.no_grad():
+            new.weight.copy_(found_OD[:, : len(new.weight[0].flatten())].reshape(new.weight.shape))
+            if new.bias is not None:
+                new.bias.copy_(found_OD[:, -1])
+    return fitted
+
+
+def fit(weight_OD: Tensor, gram: Gram, keep: Tensor, *, ridge: float = 1e-6) -> Tensor:
+    """W' (O, len(keep)) float64: what comes nearest to W x from the inputs x[keep] alone, in the least-squares sense.
+
+    weight_OD: over all D inputs of `gram`, a bias in the last column (0 when there is none).
+    """
+    if ridge < 0:
+        raise InputError(f"ridge is {ridge}; it must not be negative.")
+    left_KK, right_KO = gram.matrix[keep][:, keep], gram.matrix[keep] @ weight_OD.double().cpu().T
+    weight = ridge * gram.matrix.diagonal().mean() + 1e-300
+    factor, failed = torch.linalg.cholesky_ex(left_KK + weight * torch.eye(len(keep), dtype=torch.float64))
+    if failed:
+        raise ScoreError("the kept inputs depend on each other to rounding; give a larger ridge, such as 1e-6.")
+    return torch.cholesky_solve(right_KO, factor).T
+
+
+def error(weight_OD: Tensor, other_OD: Tensor, gram: Gram) -> float:
+    """sum ||W x - W' x||^2 / sum ||W x||^2 over the samples of `gram`: 0 = the same outputs, 1 = as good as zero."""
+    weight_OD, other_OD = weight_OD.double().cpu(), other_OD.double().cpu()
+    gap_OD = weight_OD - other_OD
+    return float(((gap_OD @ gram.matrix) * gap_OD).sum() / ((weight_OD @ gram.matrix) * weight_OD).sum())
+
+
+def _with_bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """(O, D): the weights, and the bias (or 0) as the column of the one."""
+    weight_OD = layer.weight.detach().flatten(1).double().cpu()
+    bias_O = layer.bias.detach().double().cpu() if layer.bias is not None else torch.zeros(len(weight_OD)).double()
+    return torch.cat([weight_OD, bias_O[:, None]], 1)
