@@ -111,7 +111,8 @@ def _loaded(small: nn.Module, noisy: nn.Module, groups: Groups, plan: PruningPla
     kept = kept_positions(groups, plan)
     candidate = _double(small)
     first = first_names(noisy)
-    candidate.load_state_dict({n: take(t, kept.get(first[n], {})) for n, t in noisy.state_dict().items()})
+    state = noisy.state_dict().items()  # which may hold more than tensors
+    candidate.load_state_dict({n: take(t, kept.get(first[n], {})) if n in first else t for n, t in state})
     return candidate
 
 

@@ -233,6 +233,9 @@ def _mode_module(node: fx.Node, small: nn.Module) -> str | None:
     """The path of the batch norm or dropout that this op is, so that train() and eval() keep their meaning."""
     path, op = module_path(node), op_name(node)
     module = small.get_submodule(path) if path and op in ("batch_norm", "dropout") else None
+    if module is not None:
+        module._forward_hooks.clear()  # what they change is in the graph: once is enough
+        module._forward_pre_hooks.clear()
     if op == "dropout" and isinstance(module, nn.Dropout):
         return path
     if op == "batch_norm" and isinstance(module, _BatchNorm):
