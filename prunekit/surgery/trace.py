@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import linecache
 import logging
+import os
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from prunekit.errors import InputError, TraceError
 
@@ -60,7 +67,7 @@ def export(
 
 
 def check_inputs(model: nn.Module, example: Any) -> None:
-    """InputError unless the example holds tensors, on the model's device."""
+    """InputError unless the example holds tensors with something in them, on the model's device."""
     check_kind(model)
     tensors = [t for t in pytree.tree_leaves(example) if isinstance(t, Tensor)]
     if not tensors:
@@ -76,15 +83,17 @@ def check_inputs(model: nn.Module, example: Any) -> None:
                 f"the example is on {tensor.device}, the model on {weight.device}; "
                 f"move one: example.to('{weight.device}')."
             )
+        if not tensor.numel():
+            raise InputError(f"the example has the shape {tuple(tensor.shape)}: it is empty; give one image at least.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """torch logs graphs and tracebacks before it raises, and warns of what is meant; our error says it better."""
+    """torch logs or prints whole graphs before it raises, and warns of what is meant; our error says it better."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -103,10 +112,36 @@ def check_kind(model: nn.Module) -> None:
             raise InputError(
                 f"{at} is compiled ({kind}); prune the model before torch.compile, and compile the result."
             )
-        if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized")):
+        forward = vars(module).get("forward")
+        if isinstance(forward, FunctionType) and forward.__closure__:  # deepcopy does not look into it
+            raise InputError(
+                f"the forward of {at} was replaced by a function (compiled?) that would go on reading this model's "
+                f"weights in the small one; give the plain {kind}, and wrap the result."
+            )
+        if "train" in vars(module):
+            raise InputError(f"{at} is an exported program ({kind}); prune the Python model it was made from.")
+        if type(module).__module__.startswith(("torch.ao.nn", "torch.ao.quantization", "torch.nn.quantized")):
             raise InputError(f"{at} is quantized ({kind}); prune the float model, and quantize the result.")
-        if any(is_lazy(t) for t in module._parameters.values() if t is not None):
-            raise InputError(f"{at} is a lazy layer ({kind}) without weights yet; run the model once on an example.")
+        _check_parameters(module, at, kind)
+
+
+def _check_parameters(module: nn.Module, at: str, kind: str) -> None:
+    """InputError unless the module's own parameters are plain tensors of real numbers with something in them."""
+    for own, tensor in module.named_parameters(recurse=False):
+        if is_lazy(tensor):
+            raise InputError(f"{at} is a lazy layer ({kind}) without weights yet; run the model once.")
+        if not tensor.numel():
+            raise InputError(f"'{own}' of {at} has the shape {tuple(tensor.shape)}: no channels; remove the layer.")
+        if tensor.is_complex():
+            raise InputError(
+                f"'{own}' of {at} is complex ({tensor.dtype}), and surgery knows real numbers only: store it as "
+                "torch.view_as_real gives it, or prune the part of the model without it."
+            )
+        if tensor.is_quantized or is_traceable_wrapper_subclass(tensor):
+            raise InputError(
+                f"'{own}' of {at} is a {type(tensor).__name__}, not a plain tensor: quantized or sharded? "
+                "Prune the plain float model, then quantize or shard the result."
+            )
 
 
 @contextmanager
@@ -125,7 +160,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        if isinstance(tensor, Tensor) and id(tensor) not in seen:  # a module may save others beside
             seen.add(id(tensor))
             named[name] = tensor
     return named
@@ -134,7 +169,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def first_names(model: nn.Module) -> dict[str, str]:
     """Every name in the state dict -> the first name of the same tensor."""
     first = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    return {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {n: first[id(t)] for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
 
 
 def _free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,15 +184,39 @@ def _twice(tensor: Tensor) -> Tensor:
 
 
 def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], err: Exception) -> Exception:
-    shapes = [tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    shapes = [tuple(t.shape) for t in tensors]
     try:
         model(*args, **kwargs)
     except Exception as eager:
-        return InputError(f"an example of shape {shapes} does not run through the model: {_first_line(eager)}")
+        want = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        have = next((t.dtype for t in tensors if t.is_floating_point() and t.dtype != want), want)
+        hint = f" The example is {have}, the model {want}: try example.to({want})." if have != want else ""
+        return InputError(
+            f"an example of shape {shapes} does not run through the model{failing_place(model, eager)}: "
+            f"{_first_line(eager)}{hint}"
+        )
     return TraceError(
-        f"torch.export cannot follow {type(model).__name__}.forward: {_first_line(err)} "
-        "Control flow that looks at tensor values is the usual cause; prune the part of the model without it."
+        f"torch.export cannot follow {type(model).__name__}.forward{failing_place(model, err)}: {_first_line(err)} "
+        "Control flow that looks at tensor values, as box selection does, is the usual cause; prune the part of the "
+        "model without it, e.g. find_groups(model.backbone, x)."
     )
+
+
+def failing_place(model: nn.Module, err: Exception) -> str:
+    """Where in the model an error came up: " in 'head' (forward, net.py line 12: y = x.view(-1))"; "" when unknown."""
+    names = {id(module): name for name, module in model.named_modules()}
+    path, line = None, ""
+    for frame, number in traceback.walk_tb(err.__traceback__):
+        path = names.get(id(frame.f_locals.get("self")), path)
+        code = frame.f_code
+        if path is not None and not code.co_filename.startswith(_TORCH):
+            text = linecache.getline(code.co_filename, number).strip()
+            line = f" ({code.co_name}, {Path(code.co_filename).name} line {number}: {text})"
+    return f" in '{path}'{line}" if path else line
+
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 def _first_line(err: Exception) -> str:
