@@ -22,7 +22,7 @@ from prunekit.core import PruningPlan
 from prunekit.errors import CheckpointError, InputError, PlanError
 from prunekit.surgery.cut import prune
 from prunekit.surgery.groups import find_groups
-from prunekit.surgery.trace import first_names, tensors_of
+from prunekit.surgery.trace import first_names
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
@@ -35,8 +35,8 @@ def save_pruned(folder: str | os.PathLike[str], small: nn.Module, plans: Pruning
     the other must be, so that a pair that does not belong together is noticed.
     Raises PlanError (no plan), InputError (no model) and CheckpointError (it cannot be written).
     """
-    plans = [plans] if isinstance(plans, PruningPlan) else list(plans)
-    if not plans or not all(isinstance(plan, PruningPlan) for plan in plans):
+    plans = [plans] if isinstance(plans, PruningPlan) else plans
+    if not isinstance(plans, Sequence) or not plans or not all(isinstance(plan, PruningPlan) for plan in plans):
         raise PlanError(f"plans is {plans!r}; give the PruningPlan that made the small model, or the list of them.")
     if not isinstance(small, nn.Module):
         raise InputError(f"small is {small!r}; give the model that prune returned.")
@@ -45,7 +45,7 @@ def save_pruned(folder: str | os.PathLike[str], small: nn.Module, plans: Pruning
     if extra:
         raise CheckpointError(f"'{extra[0]}' is no tensor, and only tensors are stored; keep it in a file of its own.")
     # a copy of each: safetensors refuses tensors that share memory, and views
-    tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors_of(small).items()}
+    tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in _saved(small).items()}
     texts = [plan.to_json().rstrip() for plan in plans]
     text = texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]"
     folder = Path(folder)
@@ -78,6 +78,12 @@ def load_pruned(folder: str | os.PathLike[str], dense: nn.Module, example: Any, 
     _check_names(small, stored, folder)
     _fill(small, stored)
     return small
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the state dict, each once, under its first name."""
+    first = first_names(model)
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if first.get(name) == name}
 
 
 def _fingerprint(plans: Sequence[PruningPlan]) -> str:
@@ -117,24 +123,24 @@ def _read_tensors(folder: Path, plans: Sequence[PruningPlan]) -> dict[str, Tenso
 
 def _check_names(small: nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
     """CheckpointError unless the rebuilt model has exactly the stored tensors, in the stored shapes."""
-    own = tensors_of(small)
+    own = _saved(small)
     for name in [*own, *stored]:
         here = tuple(own[name].shape) if name in own else "missing"
         there = tuple(stored[name].shape) if name in stored else "missing"
         if here != there:
             raise CheckpointError(
-                f"'{name}' is {there} in {folder / WEIGHTS}, {here} in the pruned {type(small).__name__}. Build the "
-                "dense model with the arguments it had (classes, tied weights), and find its groups as then (freeze=...)."
+                f"'{name}' is {there} in {folder / WEIGHTS}, {here} in the pruned {type(small).__name__}. Build "
+                "the dense model with the arguments it had (classes, tied weights), and give find_groups' (freeze=...)."
             )
 
 
 def _fill(small: nn.Module, stored: Mapping[str, Tensor]) -> None:
     """Copy values and types in. What is tied stays tied, and memory formats and devices stay."""
-    first = first_names(small)
     floats = {t.dtype for t in stored.values() if t.is_floating_point()}
     if len(floats) == 1:  # tensors that are not stored (a table made in the constructor) follow
         small.to(floats.pop())
-    for name, tensor in small.state_dict(keep_vars=True).items():
-        value = stored[first[name]]
-        tensor.data = tensor.data.to(value.dtype)
-        tensor.data.copy_(value)
+    state = small.state_dict(keep_vars=True)
+    for name, first in first_names(small).items():
+        if first in stored:
+            state[name].data = state[name].data.to(stored[first].dtype)
+            state[name].data.copy_(stored[first])
