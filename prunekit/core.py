@@ -131,6 +131,11 @@ class PruningPlan:
             size = self.sizes.get(name)
             if size is None:
                 raise PlanError(f"plan keeps units of '{name}' but does not say how many there were; add it to sizes.")
+            if not isinstance(kept, (tuple, list)) or not all(type(unit) is int for unit in (size, *kept)):
+                raise PlanError(
+                    f"plan for '{name}' keeps {kept!r} of {size!r} units; give a tuple of whole numbers such as "
+                    "(0, 2, 5), and a whole number in sizes."
+                )
             if not kept:
                 raise PlanError(f"plan removes all {size} units of '{name}'; keep at least one.")
             if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:

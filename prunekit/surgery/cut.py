@@ -17,7 +17,7 @@ from prunekit.core import Groups, PruningPlan
 from prunekit.errors import PlanError
 from prunekit.surgery.adapters import fit_heads
 from prunekit.surgery.positions import check_positions
-from prunekit.surgery.trace import as_call, check_kind, plain_attention, quiet, tensors_of
+from prunekit.surgery.trace import as_call, check_kind, failing_place, first_line, plain_attention, quiet, tensors_of
 
 Kept = dict[str, dict[int, Tensor]]  # tensor name -> axis -> kept positions, ascending
 
@@ -84,6 +84,8 @@ def removed_positions(groups: Groups, plan: PruningPlan, *, read: bool = False) 
 
     A position of a head is read by another one, not by a weight; there zeros in what makes it are as good: 0 * k = 0.
     """
+    if not isinstance(plan, PruningPlan):
+        raise PlanError(f"plan is {plan!r}, no PruningPlan; make one, e.g. pk.uniform_plan(groups, scores, 0.5).")
     plan.check(groups)
     gone: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for name, keep in plan.keep.items():
@@ -114,6 +116,8 @@ def _zeroed(tensor: Tensor, gone: dict[int, Tensor]) -> Tensor:
 
 def check_model(model: nn.Module, groups: Groups) -> None:
     """PlanError unless the model has exactly the tensors that `groups` was found on."""
+    if not isinstance(groups, Groups):
+        raise PlanError(f"groups is a {type(groups).__name__}; give what find_groups(model, x) returned.")
     shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
     for name, shape in groups.shapes.items():
         if shapes.get(name) != shape:
@@ -138,8 +142,8 @@ def _with_tensors(model: nn.Module, new: dict[str, Tensor]) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as err:  # whatever the model's own parts raise
         raise PlanError(
-            f"{type(model).__name__} cannot be copied ({type(err).__name__}: {str(err).splitlines()[0]}) Does it keep "
-            "a tensor that was computed (torch.nn.utils.prune, the old weight_norm)? Make it permanent with their "
+            f"{type(model).__name__} cannot be copied: {first_line(err)} Does it keep a "
+            "tensor that was computed (torch.nn.utils.prune, the old weight_norm)? Make it permanent with their "
             "remove() first."
         ) from err
 
@@ -183,8 +187,8 @@ def _check_runs(small: nn.Module, groups: Groups) -> None:
             return  # what follows depends on values, which a run of shapes does not have
         except Exception as err:
             raise PlanError(
-                f"the pruned {type(small).__name__} does not run ({type(err).__name__}: {str(err).splitlines()[0]}): "
-                "its Python code has a size built in. Freeze the layers involved: find_groups(model, x, freeze=[...])."
+                f"the pruned {type(small).__name__} does not run{failing_place(stand_in, err)}: {first_line(err)} Its "
+                "Python code has a size built in. Freeze the layers involved: find_groups(model, x, freeze=[...])."
             ) from err
 
 

@@ -194,10 +194,10 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], er
         hint = f" The example is {have}, the model {want}: try example.to({want})." if have != want else ""
         return InputError(
             f"an example of shape {shapes} does not run through the model{failing_place(model, eager)}: "
-            f"{_first_line(eager)}{hint}"
+            f"{first_line(eager)}{hint}"
         )
     return TraceError(
-        f"torch.export cannot follow {type(model).__name__}.forward{failing_place(model, err)}: {_first_line(err)} "
+        f"torch.export cannot follow {type(model).__name__}.forward{failing_place(model, err)}: {first_line(err)} "
         "Control flow that looks at tensor values, as box selection does, is the usual cause; prune the part of the "
         "model without it, e.g. find_groups(model.backbone, x)."
     )
@@ -219,6 +219,7 @@ def failing_place(model: nn.Module, err: Exception) -> str:
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
-def _first_line(err: Exception) -> str:
+def first_line(err: Exception) -> str:
+    """The error's type and the first line that it says."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return f"{type(err).__name__}: {lines[0] if lines else 'no message'}"
