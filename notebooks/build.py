@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from importlib import metadata
 from pathlib import Path
 
 import jupytext
@@ -26,6 +28,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from prunekit.course import site
+from prunekit.course.exercises import find
 from prunekit.course.lesson import execute
 from prunekit.course.presets import lesson_minutes, read_scale, words
 from prunekit.errors import PrunekitError
@@ -86,11 +89,12 @@ def build(source: Path, folder: Path) -> bool:
 
 def read_source(source: Path) -> NotebookNode:
     """The notebook that a source describes, placeholders filled, not run yet."""
-    notebook = jupytext.reads(fill(source.read_text(encoding="utf-8"), source.stem), fmt="py:percent")
+    notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     notebook.nbformat_minor = 5
     seen: dict[str, int] = {}
     for cell in notebook.cells:
+        cell.source = fill(cell.source, source.stem)
         name = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
         seen[name] = seen.get(name, 0) + 1
         cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
@@ -98,13 +102,21 @@ def read_source(source: Path) -> NotebookNode:
 
 
 def fill(text: str, lesson: str) -> str:
-    """Put in what is written elsewhere: {{repo}} and {{colab}} addresses, {{badge}}, {{minutes}}."""
+    """Put in what is written elsewhere: {{repo}}, {{colab}}, {{badge}}, {{minutes}}, {{version}}, {{solution 01.2}}."""
     values = {"repo": site.repository(), "colab": site.colab(lesson), "badge": site.badge(lesson)}
+    values["version"] = metadata.version("prunekit")
     if "{{minutes}}" in text:
         values["minutes"] = f"Time to run · {lesson_minutes(lesson)}"
     for name, value in values.items():
         text = text.replace("{{" + name + "}}", value)
-    return text
+    return re.sub(r"\{\{solution ([^}]+)\}\}", lambda found: folded_solution(found[1]), text)
+
+
+def folded_solution(exercise_id: str) -> str:
+    """An exercise's reference, folded away: the page shows what the check compares with."""
+    exercise = find(exercise_id)
+    parts = ["<details>\n<summary>Solution</summary>", f"```python\n{exercise.source()}\n```", exercise.note]
+    return "\n\n".join(part for part in parts if part) + "\n\n</details>"
 
 
 def tidy(notebook: NotebookNode) -> None:

@@ -13,7 +13,9 @@ import nbformat
 import pytest
 
 from prunekit.course import site
+from prunekit.course.exercises import find
 from prunekit.course.presets import LESSONS, lesson_minutes
+from prunekit.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
@@ -77,7 +79,7 @@ def test_the_first_cells_are_title_badge_times_and_set_up(source: Path):
     assert site.badge(source.stem) in first.source
     assert str(lesson_minutes(source.stem)) in first.source
     setup = code(source)[0]
-    assert f'setup("{source.stem}")' in setup
+    assert f'setup("{source.stem}"' in setup
     assert lines(setup) <= 12
     assert 'find_spec("prunekit") is None' in setup and f"git+{site.repository()}" in setup
 
@@ -165,6 +167,15 @@ def test_the_built_notebook_has_outputs_alt_text_and_no_stderr(tiny: Path):
     assert [output.get("name") for output in picture.outputs] == [None]
     assert picture.outputs[0].metadata["image/png"]["alt"] == "an empty square, one inch wide"
     assert picture.metadata["mystnb"]["image"]["alt"] == "an empty square, one inch wide"
+
+
+def test_a_solution_on_the_page_is_the_exercises_own():
+    exercise = find("01.4")
+    text = build.fill("before {{solution 01.4}} after", "77_tiny")
+    assert text.startswith("before <details>\n<summary>Solution</summary>\n\n```python\ndef separable_ratio(c, k):\n")
+    assert exercise.source() in text and exercise.note in text and text.endswith("</details> after")
+    with pytest.raises(InputError, match="no exercise '01.9'; did you mean"):
+        build.fill("{{solution 01.9}}", "77_tiny")
 
 
 def test_check_notices_a_changed_source(edited: Path):

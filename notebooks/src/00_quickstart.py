@@ -25,12 +25,12 @@ import sys
 from importlib.util import find_spec
 
 if find_spec("prunekit") is None:  # on Colab and Kaggle
-    package = "prunekit[onnx] @ git+{{repo}}"
+    package = "prunekit[onnx,quiz] @ git+{{repo}}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
-from prunekit.course import setup, show
+from prunekit.course import check, quiz, setup, show
 
-course = setup("00_quickstart")
+course = setup("00_quickstart", version="{{version}}")
 
 # %% [markdown]
 # ## The problem in one picture
@@ -159,72 +159,56 @@ print("largest difference:", f"{(pruned_out - masked_out).abs().max().item():.0e
 #
 # ## Your turn
 #
-# **Exercise 1** (2 minutes). Replace the body: return the numbers of the `count` channels with the
-# *smallest* scores, in ascending order.
+# In an exercise you replace the body of a function. `check` (`prunekit/course/checks.py`) calls it on
+# small examples and says what is right or wrong with it. If you are stuck, type `hint("00.1")` into a
+# new cell; there are three hints for each exercise, and the solution is folded away below.
+#
+# **Exercise 1** (2 minutes). Return the numbers of the `count` channels with the *smallest* scores, in
+# ascending order.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def weakest(score, count):
     return None  # your code here
 
 
-# %% tags=["hide-input"]
-def check_weakest(answer):
-    got = answer(torch.tensor([3.0, 1.0, 2.0, 4.0, 0.5]), 2)
-    if got is None:
-        return "not attempted yet"
-    try:
-        got = torch.as_tensor(got).tolist()
-    except (TypeError, ValueError, RuntimeError):
-        return "one tensor is wanted; sort() and topk() return two: .values, .indices"
-    said = {
-        "[1, 4]": "ok",
-        "[4, 1]": "nearly: sort the numbers, so that channels keep their order",
-        "[0, 3]": "those are the strongest; higher = keep",
-        "[3, 0]": "those are the strongest; higher = keep",
-        "[0.5, 1.0]": "those are the scores; the channels' numbers are wanted",
-        "4": "that is one channel; `count` of them are wanted",
-    }
-    return said.get(str(got), f"got {got}, wanted [1, 4]")
-
-
-print("exercise 1:", check_weakest(weakest))
+check("00.1", weakest)
 
 # %% [markdown]
-# <details><summary>Solution</summary>
+# {{solution 00.1}}
 #
-# ```python
-# def weakest(score, count):
-#     return score.argsort()[:count].sort().values
-# ```
+# **Exercise 2** (4 minutes). Silence the channels at the wrong end, at their maker: return a copy of
+# `weight` (O, C, k, k) and of `bias` (O,) in which the channels `gone` give nothing but zero.
+
+
+# %% tags=["nbval-check-output"]
+def silence(weight, bias, gone):
+    return None  # your code here: two tensors
+
+
+done = check("00.2", silence)
+done
+
+# %% [markdown]
+# {{solution 00.2}}
 #
-# </details>
-#
-# **Exercise 2** (3 minutes). Silence the channels at the wrong end: set the rows `gone` of
-# `leaky.weight` to zero (through `.data`, as above). How large is the difference now, and which two
-# leaks do you count?
+# Once it is right, the next cell puts your silenced layer before `second`. How far from the pruned
+# network is it, and why?
 
 # %%
-leaky = torch.nn.Conv2d(3, 4, 3, padding=1)
-leaky.load_state_dict(first.state_dict())
-# your line here
-
-leaky_out = second(leaky(picture).sigmoid())
-difference = (leaky_out - pruned_out).abs().max().item()
-zero = [i for i, row in enumerate(leaky.weight) if not row.any()]
-if torch.equal(leaky.weight, first.weight):
-    print("exercise 2: not attempted yet")
-elif zero != gone:
-    print(f"exercise 2: rows {gone} should be zero, and only they; zero are {zero}")
-else:
-    print(f"exercise 2: off by {difference:.2f}")
+if done.ok:
+    quiet = torch.nn.functional.conv2d(
+        picture, *silence(first.weight.data, first.bias.data, gone), padding=1
+    )
+    leak = second(quiet.sigmoid()) - pruned_out
+    print(f"off by {leak.abs().max():.2f}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# It is not small at all. The bias of `first` still flows through (leak one), and `sigmoid` turns
-# even a perfect zero into a half, which `second` reads (leak two). Set `leaky.bias.data[gone]` to zero
-# as well: that closes the first leak, and the difference stays nearly as large.
+# It is not small at all, although every number that you had to silence is zero. `sigmoid` turns that
+# zero into a half, and `second` reads the half. Had you left the bias alone, it would leak as well: two
+# reasons to silence a channel where it is *read*.
 #
 # </details>
 
@@ -258,7 +242,7 @@ scores = l1.score(dense, groups)
 
 name = "backbone.body.layer1.0.conv1"
 by_hand = dense.get_submodule(name).weight.abs().sum(dim=(1, 2, 3)).cpu()
-torch.testing.assert_close(scores[name], by_hand)
+torch.testing.assert_close(scores[name].float(), by_hand)
 print("library and scratch agree on", len(by_hand), "channels of", name)
 
 # %% [markdown]
@@ -439,19 +423,11 @@ print(str(slimmed).splitlines()[-2])
 # shows the spread. `PRUNEKIT_SCALE=small` runs this lesson on real CamVid streets.
 #
 # ## Quiz
-#
-# 1. *Why cut at both ends of a channel?*
-# 2. *The certificate says 1e-15. Does the pruned network segment well?*
-# 3. *Why is a channel silenced where it is read?*
-#
-# <details><summary>Answers</summary>
-#
-# 1. The layer that reads expects as many inputs as the layer before makes; and the right ones.
-# 2. You cannot know. It says that the cut is exact, not that the lost channels were useless.
-# 3. Bias, batch norm or an activation after the maker turn a zero into something else.
-#
-# </details>
-#
+
+# %%
+quiz("00")
+
+# %% [markdown]
 # ## Key points
 #
 # - groups, score, plan, cut, certificate, fine-tune: the same six steps for every method.

@@ -23,12 +23,12 @@ import sys
 from importlib.util import find_spec
 
 if find_spec("prunekit") is None:  # on Colab and Kaggle
-    package = "prunekit[onnx] @ git+{{repo}}"
+    package = "prunekit[onnx,quiz] @ git+{{repo}}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
-from prunekit.course import setup, show
+from prunekit.course import check, quiz, setup, show
 
-course = setup("01_segmentation_and_cost")
+course = setup("01_segmentation_and_cost", version="{{version}}")
 
 # %% [markdown]
 # ## 1 · The problem in one picture
@@ -302,59 +302,19 @@ show(
 # Recall answers another question than IoU: of the pixels that *are* class $i$, what fraction was found? Write it for a
 # whole confusion matrix.
 #
-# (The first cell is a helper that the self checks of this lesson share. Below each exercise, one cell checks your answer
-# and a folded text holds the solution. Try before you unfold.)
+# `check` (`prunekit/course/checks.py`) runs your function on small examples and says what is right or wrong with it. If
+# you are stuck, type `hint("01.1")` into a new cell, then `hint("01.1", 2)`. The solution is folded away below.
 
 
-# %% tags=["hide-input"]
-def verdict(answer, right, mistakes):
-    """ok, the likely mistake (hint -> the value it leads to), or not attempted."""
-    if answer is None:
-        return "not attempted"
-    try:
-        given = torch.as_tensor(answer, dtype=torch.double).cpu()
-    except (TypeError, ValueError, RuntimeError):
-        return f"numbers are wanted, not {answer!r}"
-    right = torch.as_tensor(right, dtype=torch.double)
-    if given.shape != right.shape:
-        return f"shape {tuple(given.shape)}, wanted {tuple(right.shape)}"
-    if given.isnan().any():
-        return "there is a NaN in it: 0 / 0, a class that does not occur"
-    for hint, value in {"ok": right, **mistakes}.items():
-        if torch.allclose(given, torch.as_tensor(value, dtype=torch.double)):
-            return hint
-    if torch.allclose(given, 100 * right):
-        return "right, but in percent: fractions are wanted"
-    close = torch.allclose(given, right, atol=0.005)
-    return "close: do not round" if close else "not yet: compare with the formula"
-
-
-# %%
+# %% tags=["nbval-check-output"]
 def recall(counts_KK):
     return None  # your code: (K, K) -> (K,)
 
 
-# %% tags=["hide-input"]
-example = torch.tensor([[8, 2, 0], [1, 4, 5], [0, 1, 3]])
-hits = example.diagonal()
-by_column = hits / example.sum(0)
-mistakes = {
-    "that is precision: divide by the rows' sums, not the columns'": by_column,
-    "that is IoU: recall leaves the false alarms out": iou(example),
-}
-print(verdict(recall(example), hits / example.sum(1), mistakes))
+check("01.1", recall)
 
 # %% [markdown]
-# <details>
-# <summary>Solution</summary>
-#
-# ```python
-# def recall(counts_KK):
-#     return counts_KK.diagonal() / counts_KK.sum(1)  # truth is in the rows
-# ```
-#
-# Recall can be bought: call everything a pole and its recall is perfect. IoU also counts the false alarms, so it cannot.
-# </details>
+# {{solution 01.1}}
 
 # %% [markdown]
 # ## 5 · Why pixel accuracy lies
@@ -421,38 +381,27 @@ for title, counts in (("pole pixels are called", row), ("called pole, really", c
 # %% [markdown]
 # ### Exercise 2 ★★ (8 minutes): the mean of what?
 #
-# You could also compute the mIoU of each image and average those. Do it for `guesses` and `truths`. Is it the same
-# number?
+# You could also compute the mIoU of each image and average those. Is it the same number? `guesses` and `truths` are
+# label maps (B, H, W); 255 is not labelled. You may use `metrics`.
 
-# %%
-per_image_miou = None  # your code: one float
 
-# %% tags=["hide-input"]
-each = [metrics.confusion_matrix(g, t, len(CLASSES)) for g, t in zip(guesses, truths)]
-right = sum(metrics.miou(c) for c in each) / len(each)
-zeroed = [metrics.iou_per_class(c).nan_to_num(0).mean().item() for c in each]
-zeros = sum(zeroed) / len(zeroed)
-by_class = torch.stack([metrics.iou_per_class(c) for c in each]).nanmean(0).mean()
-mistakes = {
-    "that is the data set's mIoU: divide within each image first": score.miou,
-    "absent classes count as 0 in yours: leave them out (nanmean)": zeros,
-    "mean over images first, then classes: first within an image": by_class,
-}
-print(verdict(per_image_miou, right, mistakes))
+# %% tags=["nbval-check-output"]
+def per_image_miou(guesses, truths, classes):
+    return None  # your code: one number
+
+
+done = check("01.2", per_image_miou)
+done
 
 # %% [markdown]
-# <details>
-# <summary>Solution</summary>
+# {{solution 01.2}}
 #
-# ```python
-# each = [metrics.confusion_matrix(g, t, len(CLASSES)) for g, t in zip(guesses, truths)]
-# per_image_miou = sum(metrics.miou(c) for c in each) / len(each)
-# print(per_image_miou, score.miou)
-# ```
-#
-# It is another number. A tiny object in one image moves that image's mean a lot. Papers on segmentation report the
-# data set's mIoU, from counts added over all images; compare like with like.
-# </details>
+# Once it is right, compare the two on our streets:
+
+# %%
+if done.ok:
+    mine = per_image_miou(guesses, truths, len(CLASSES))
+    print(f"mean of the images' mIoUs {mine:.3f}, the data set's {score.miou:.3f}")
 
 # %% [markdown]
 # ## 7 · The cost: MACs and parameters of a convolution
@@ -508,30 +457,19 @@ for kind, options in kinds.items():
 # %% [markdown]
 # ### Exercise 3 ★ (5 minutes): what will pruning save?
 #
-# You remove half of the channels of *every* layer. For a convolution in the middle of the network, what fraction
-# **remains** of its MACs, its parameters, and the values it writes?
+# You remove the fraction $r$ of the channels of *every* layer. For a convolution in the middle of the network, what
+# fraction **remains** of its MACs, its parameters, and the values it writes? (Guess for $r = 0.5$ first.)
 
-# %%
-remains = None  # your answer: (macs, params, values_written), e.g. (0.9, 0.9, 0.9)
 
-# %% tags=["hide-input"]
-mistakes = {
-    "half of the outputs, yes, but its inputs were halved too": (0.5, 0.5, 0.5),
-    "MACs and params are right; values written are H x W x c_out": (0.25, 0.25, 0.25),
-    "params have both channel counts in their formula as well": (0.25, 0.5, 0.5),
-    "MACs have both channel counts in their formula as well": (0.5, 0.25, 0.5),
-    "that is what goes; what remains?": (0.75, 0.75, 0.5),
-}
-print(verdict(remains, (0.25, 0.25, 0.5), mistakes))
+# %% tags=["nbval-check-output"]
+def remains(r):
+    return None  # your code: (macs, params, values_written), fractions of before
+
+
+check("01.3", remains)
 
 # %% [markdown]
-# <details>
-# <summary>Solution</summary>
-#
-# `remains = (0.25, 0.25, 0.5)`. MACs and parameters contain $c_{in} \cdot c_{out}$, and both are halved. The output
-# has half as many channels, so half as many values are written. Keep that in mind for section 10: the arithmetic
-# shrinks faster than the traffic.
-# </details>
+# {{solution 01.3}}
 
 # %% [markdown]
 # ## 8 · Where a DeepLabV3 spends its work
@@ -762,35 +700,15 @@ show(
 # 1×1. Write the ratio of MACs, separable over dense, as a function of $c$ and $k$.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def separable_ratio(c, k):
     return None  # your code
 
 
-# %% tags=["hide-input"]
-cases = [(16, 3), (64, 3), (64, 5)]
-answers = [separable_ratio(c, k) for c, k in cases]
-answers = None if None in answers else answers
-mistakes = {
-    "you left out the 1×1, which mixes channels": [1 / c for c, k in cases],
-    "you left out the depth-wise part": [1 / k**2 for c, k in cases],
-    "turn it over: separable / dense": [1 / (1 / c + 1 / k**2) for c, k in cases],
-}
-print(verdict(answers, [1 / c + 1 / k**2 for c, k in cases], mistakes))
+check("01.4", separable_ratio)
 
 # %% [markdown]
-# <details>
-# <summary>Solution</summary>
-#
-# Per output position, dense needs $c^2 k^2$ MACs, depth-wise $c k^2$ and the 1×1 $c^2$:
-#
-# ```python
-# def separable_ratio(c, k):
-#     return (c * k**2 + c**2) / (c**2 * k**2)  # = 1 / c + 1 / k**2
-# ```
-#
-# On paper that is nearly a ninth for a 3×3 layer. You have just seen how much of it the clock delivers.
-# </details>
+# {{solution 01.4}}
 
 # %% [markdown]
 # ## 11 · Explore
@@ -892,38 +810,11 @@ print(f"mIoU {score.miou:.2f} normalised, {metrics.miou(counts):.2f} not normali
 
 # %% [markdown]
 # ## 13 · Quiz
-#
-# **1.** A class has recall 1.0 and IoU 0.25. What is the network doing?
-# <details><summary>Answer</summary>
-#
-# It finds every pixel of the class and calls three times as many others by the same name: TP / (TP + FP) = 1/4.
-# </details>
-#
-# **2.** Two networks have the same pixel accuracy, one a far lower mIoU. What do you look at first?
-# <details><summary>Answer</summary>
-#
-# The IoU of the rare classes. One of the networks has probably given some of them up.
-# </details>
-#
-# **3.** You double height and width of the input. What happens to parameters, MACs, and mIoU's formula?
-# <details><summary>Answer</summary>
-#
-# Parameters stay, MACs grow fourfold, and the formula stays: it counts pixels, whatever their number.
-# </details>
-#
-# **4.** ASPP's 3×3 convolution at dilation rate 36 looks much further than the one at rate 12. How many more MACs does it need?
-# <details><summary>Answer</summary>
-#
-# None. Dilation moves the weights apart, it adds no weight and no output position.
-# </details>
-#
-# **5.** A paper reports "60 % fewer FLOPs". Your manager asks how much faster that is. What do you answer?
-# <details><summary>Answer</summary>
-#
-# "I will measure it, on our device." It depends on which layers shrank, and on whether they wait for arithmetic or for
-# memory.
-# </details>
-#
+
+# %%
+quiz("01")
+
+# %% [markdown]
 # ## Key points
 #
 # - Add the confusion matrix over all images, then divide. IoU punishes missed and false pixels alike.
