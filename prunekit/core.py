@@ -131,10 +131,12 @@ class PruningPlan:
             size = self.sizes.get(name)
             if size is None:
                 raise PlanError(f"plan keeps units of '{name}' but does not say how many there were; add it to sizes.")
-            if not isinstance(kept, (tuple, list)) or not all(type(unit) is int for unit in (size, *kept)):
+            listed = isinstance(kept, (tuple, list))
+            bad = [unit for unit in (size, *kept) if type(unit) is not int] if listed else [kept]
+            if bad:
                 raise PlanError(
-                    f"plan for '{name}' keeps {kept!r} of {size!r} units; give a tuple of whole numbers such as "
-                    "(0, 2, 5), and a whole number in sizes."
+                    f"plan for '{name}' has {bad[0]!r:.40} ({type(bad[0]).__name__}) where whole numbers belong; keep "
+                    "is a tuple of unit numbers such as (0, 2, 5)."
                 )
             if not kept:
                 raise PlanError(f"plan removes all {size} units of '{name}'; keep at least one.")

@@ -36,8 +36,10 @@ class Limits:
     max_ratio: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.round_to < 1 or self.min_keep < 1:
-            raise InputError(f"round_to and min_keep are at least 1, got {self.round_to} and {self.min_keep}.")
+        if not all(type(count) is int and count >= 1 for count in (self.round_to, self.min_keep)):
+            raise InputError(
+                f"round_to and min_keep are whole numbers from 1 on, got {self.round_to!r} and {self.min_keep!r}."
+            )
         _check_ratio("max_ratio", self.max_ratio)
 
     def kept(self, size: int, wanted: float) -> int:
@@ -184,12 +186,20 @@ def _normalized(score: Tensor, how: Normalize) -> Tensor:
 
 
 def _checked(groups: Groups, scores: Scores) -> dict[str, Tensor]:
+    if not isinstance(scores, Mapping) or not isinstance(groups, Groups):
+        raise ScoreError(
+            f"scores is a {type(scores).__name__}, groups a {type(groups).__name__}; pass what find_groups(model, x) "
+            "returned, and then a dict {group name: tensor (units,)}, e.g. l1.score(model, groups)."
+        )
     if not scores:
         why = "; ".join(f"'{name}' stays: {reason}" for name, reason in list(groups.frozen.items())[:3])
         raise ScoreError(f"no scores: nothing to rank. The model has {len(groups)} groups. {why}".strip())
     out = {}
     for name, score in scores.items():
         size = groups[name].size  # GroupError when unknown or frozen
+        if not isinstance(score, Tensor) or score.is_complex():
+            what = score.dtype if isinstance(score, Tensor) else f"a {type(score).__name__}"
+            raise ScoreError(f"the scores of '{name}' are {what}; pass a tensor of {size} real numbers.")
         if tuple(score.shape) != (size,):
             raise ScoreError(
                 f"'{name}' has {size} units but its scores are {tuple(score.shape)}; give one number a unit."
