@@ -260,9 +260,12 @@ def _set(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _complete(whole: fx.GraphModule, small: nn.Module) -> None:
-    """Tensors that the graph does not read (counters, unused layers) belong to the state dict all the same."""
-    state = whole.state_dict(keep_vars=True)
-    for name, tensor in small.state_dict(keep_vars=True).items():
+    """The same state dict: tensors that the graph does not read (counters) belong to it, made-up constants do not."""
+    state, wanted = whole.state_dict(keep_vars=True), small.state_dict(keep_vars=True)
+    for name in set(state) - set(wanted):
+        path, _, last = name.rpartition(".")
+        whole.get_submodule(path)._non_persistent_buffers_set.add(last)
+    for name, tensor in wanted.items():
         if name in state:
             continue
         *path, last = name.split(".")

@@ -156,20 +156,26 @@ def plain_attention() -> Iterator[None]:
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, each tensor once: of a shared one only the first name counts."""
+    """Parameters and buffers by name, each tensor once: of a shared one only the first name counts."""
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and id(tensor) not in seen:  # a module may save others beside
+    for name, tensor in all_names(model).items():
+        if id(tensor) not in seen:
             seen.add(id(tensor))
             named[name] = tensor
     return named
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
-    """Every name in the state dict -> the first name of the same tensor."""
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
     first = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    return {n: first[id(t)] for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    return {name: first[id(tensor)] for name, tensor in all_names(model).items()}
+
+
+def all_names(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, then the buffers that are not saved (tables that the constructor makes)."""
+    saved = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}  # it may hold others
+    return {**saved, **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

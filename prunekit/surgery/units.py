@@ -5,6 +5,8 @@ Also what belongs to the groups: their share of attention products, and whether 
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -110,7 +112,7 @@ def _frozen_layers(
 def product_macs(
     walk: Walk, table: dict[str, ChannelGroup], params: dict[str, Value]
 ) -> tuple[dict[str, float], float]:
-    """MACs of attention products per unit of the group that owns them, and those that nobody owns."""
+    """MACs of products between activations per unit of the groups that share them, and those that nobody owns."""
     root = walk.labels.solve().root
     owner: dict[int, str] = {}
     for name, group in table.items():
@@ -122,12 +124,12 @@ def product_macs(
     other = 0.0
     for macs, labels in walk.products:
         roots = np.unique(root[labels]).tolist()
-        names = {owner.get(r) for r in roots}
-        name = names.pop() if len(names) == 1 else None
-        if name is None or len(roots) != table[name].size:
-            other += macs
+        shares = Counter(owner.get(r, "") for r in roots)
+        if roots and all(name and count == table[name].size for name, count in shares.items()):
+            for name in shares:
+                per_unit[name] = per_unit.get(name, 0.0) + macs / len(roots)
         else:
-            per_unit[name] = per_unit.get(name, 0.0) + macs / len(roots)
+            other += macs
     return per_unit, other
 
 

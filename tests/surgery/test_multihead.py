@@ -179,3 +179,30 @@ def test_einsum_is_a_product() -> None:
         small = prune(model, groups, plan)
         assert check_equivalence(model, small, groups, plan, X).max_error < 1e-12
         assert count_macs(small, X) == plan_macs(groups, plan)
+
+
+def test_tables_that_are_not_saved_are_cut_too() -> None:
+    """Swin v2 joins biases with a buffer of zeros that the constructor makes."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"img_size": 64, "window_size": 4, "depths": (2, 2), "embed_dim": 32, "num_heads": (2, 4)}
+    model, x = timm.create_model("swinv2_tiny_window8_256", **sizes).eval(), torch.randn(1, 3, 64, 64)
+    groups = find_groups(model, x)
+    assert [g.kind for g in groups.values()].count("head") == 4
+    plan = nets.random_plan(groups, 0.5)
+    small = prune(model, groups, plan)
+    assert check_equivalence(model, small, groups, plan, x).max_error < 1e-12
+    assert set(small.state_dict()) == set(model.state_dict())
+    attention = small.get_submodule("layers.0.blocks.0.attn")
+    assert attention.k_bias.shape == attention.q_bias.shape == (16,)
+
+
+def test_heads_that_fall_into_several_groups_share_the_cost() -> None:
+    """CoaT gives heads windows of different sizes, so they are cut group by group."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model, x = timm.create_model("coat_lite_tiny", img_size=64).eval(), torch.randn(1, 3, 64, 64)
+    groups = find_groups(model, x)
+    assert len([n for n, g in groups.items() if g.kind == "head"]) > 4
+    plan = nets.random_plan(groups, 0.5)
+    assert plan_macs(groups, plan) == count_macs(prune(model, groups, plan), x)

@@ -94,6 +94,9 @@ def _product(w: Walk, left: Value, right: Value, why: str) -> Value:
         Value((*right.shape[:-2], 1, right.shape[-1]), right.factors),
         why,
     )
+    for factor in met.factors:  # one product for each position of a leading axis: those are heads
+        if w.heads == "number" and min(support(factor)) < len(shape) - 2:
+            w.labels.mark("head", factor)
     if not owner.any() and len(met.factors) == 1:  # as many as there are units in the one factor
         owner = met.factors[0].ravel()
     w.products.append((macs, owner))
@@ -112,7 +115,6 @@ def _sum(w: Walk, value: Value, axis: int, why: str) -> Value:
             w.labels.freeze(factor, f"summed in {why}")
         else:
             kept.append(collapse(w.labels, factor, {axis}, why))
-            w.labels.mark("head", kept[-1])
     return Value(value.shape, tuple(kept))
 
 
