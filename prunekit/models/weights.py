@@ -29,11 +29,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises CheckpointError when the file cannot be read or holds no tensors.
     """
     path = Path(path)
+    if not path.is_file():
+        what = "is a folder: give the file in it" if path.is_dir() else "is not here: prunekit downloads no weights"
+        raise CheckpointError(f"cannot read {path}, which {what}.")
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as err:
-        why = (str(err).strip() or type(err).__name__).splitlines()[0]
-        raise CheckpointError(f"cannot read {path} ({why}); download it again, or is it another kind of file?") from err
+        raise CheckpointError(f"cannot read {path}: {_why(err)}") from err
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -46,6 +48,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _torch_file(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _why(err: Exception) -> str:
+    """What went wrong, and what to do."""
+    code = re.search(r"Unsupported global: GLOBAL (\S+)", str(err))
+    if code:
+        return (
+            f"it holds Python objects ({code[1]}) beside the weights. If you trust where it comes from, keep the "
+            "weights alone: torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pth')."
+        )
+    reason = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return f"{reason.split('. ')[0]}; download it again, or is it another kind of file?"
 
 
 def rename(state: Mapping[str, Tensor], rules: Renaming) -> dict[str, tuple[str, Tensor]]:

@@ -113,7 +113,10 @@ def from_original(path: str | Path, *, classes: int | None = None) -> SegFormer:
     state = read_weights(path)
     head = state.get("decode_head.linear_pred.weight")
     if head is None:
-        raise CheckpointError(f"{path} has no 'decode_head.linear_pred.weight': an encoder alone? Use load_encoder.")
+        hint = "an encoder alone? Use load_encoder."
+        if _rules(state) is _TRANSFORMERS:
+            hint = "it is transformers'; use from_transformers with its folder."
+        raise CheckpointError(f"{path} has no 'decode_head.linear_pred.weight': {hint}")
     sizes, width = _variant(state, path)
     model = SegFormer(MixTransformer(sizes), classes or len(head), width=width)
     fresh = () if classes in (None, len(head)) else ("decoder.classifier.",)
@@ -163,6 +166,11 @@ def _variant(state: Mapping[str, Tensor], path: str | Path) -> tuple[MiT, int]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        hint = "give the folder that holds it"
+        if not folder.exists():
+            hint = f"is it a name of the hub? huggingface_hub.snapshot_download('{folder}') fetches it into a folder"
+        raise CheckpointError(f"{folder} is no folder here; {hint}.")
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
