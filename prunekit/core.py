@@ -37,6 +37,9 @@ class Member:
     index: Tensor
     role: Role
 
+    def __repr__(self) -> str:
+        return f"Member({self.tensor}, axis {self.dim}, {self.role}, index {tuple(self.index.shape)})"
+
 
 @dataclass(frozen=True)
 class ChannelGroup:
@@ -55,6 +58,10 @@ class ChannelGroup:
     def consumers(self) -> tuple[Member, ...]:
         """The members that read these channels; what the certificate zeroes."""
         return tuple(m for m in self.members if m.role == "consumer")
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.producers())} make, {len(self.consumers())} read"
+        return f"ChannelGroup({self.name}: {self.size} x {self.kind}, {counts}{'' if self.exact else ', not exact'})"
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,24 @@ class Groups(Mapping[str, ChannelGroup]):
             positional=self.positional.intersection(table),
         )
 
+    def __repr__(self) -> str:
+        units = sum(group.size for group in self.values())
+        return f"Groups({len(self)} groups with {units} units, frozen layers: {len(self.frozen)})"
+
+    def __str__(self) -> str:
+        """A table: one line a group, then what is frozen and why."""
+        rows = [("group", "units", "kind", "makers", "readers")]
+        rows += [
+            (g.name, str(g.size), g.kind + ("" if g.exact else " *"), str(len(g.producers())), str(len(g.consumers())))
+            for g in self.values()
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines += (
+            ["* not exact: removing one changes a norm's statistics"] if any(not g.exact for g in self.values()) else []
+        )
+        return "\n".join([*lines, *(f"frozen: {name} ({why})" for name, why in self.frozen.items())])
+
     def _some(self) -> str:
         names = list(self.table)
         return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
@@ -131,6 +156,12 @@ class PruningPlan:
             size = self.sizes.get(name)
             if size is None:
                 raise PlanError(f"plan keeps units of '{name}' but does not say how many there were; add it to sizes.")
+            whole = isinstance(kept, (tuple, list)) and all(type(unit) is int for unit in (size, *kept))
+            if not whole:
+                raise PlanError(
+                    f"plan for '{name}' keeps {kept!r} of {size!r} units; give a tuple of whole numbers, "
+                    "e.g. (0, 2, 5), and a whole number in sizes."
+                )
             listed = isinstance(kept, (tuple, list))
             bad = [unit for unit in (size, *kept) if type(unit) is not int] if listed else [kept]
             if bad:

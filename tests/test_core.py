@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
-from prunekit.core import ChannelGroup, Groups, PruningPlan
+from prunekit.core import ChannelGroup, Groups, Member, PruningPlan
 from prunekit.errors import GroupError, PlanError, PrunekitError
 
 PLAN = PruningPlan({"a": 4, "b": 3}, {"a": (0, 3), "b": (1,)}, note='half of "a"')
@@ -81,3 +82,18 @@ def test_every_error_is_ours_and_a_builtin_where_one_fits() -> None:
     assert issubclass(PlanError, PrunekitError)
     assert issubclass(PlanError, ValueError)
     assert issubclass(GroupError, KeyError)
+
+
+def test_groups_print_as_a_table_and_not_as_tensors() -> None:
+    index = torch.arange(4)[:, None]
+    made, read = Member("a.weight", 0, index, "producer"), Member("b.weight", 1, index, "consumer")
+    groups = Groups({"a": ChannelGroup("a", 4, "channel", (made, read), exact=False)}, {"b": "the model returns it"})
+    assert str(groups).splitlines() == [
+        "group  units  kind       makers  readers",
+        "a      4      channel *  1       1",
+        "* not exact: removing one changes a norm's statistics",
+        "frozen: b (the model returns it)",
+    ]
+    assert repr(groups) == "Groups(1 groups with 4 units, frozen layers: 1)"
+    assert repr(groups["a"]) == "ChannelGroup(a: 4 x channel, 1 make, 1 read, not exact)"
+    assert repr(made) == "Member(a.weight, axis 0, producer, index (4, 1))"
