@@ -1,7 +1,10 @@
 """The trained mini networks that come with the package: load("deeplabv3_mini").
 
+    deeplabv3_mini   ResNet-10 without stem pooling, output stride 4, ASPP, auxiliary head
+    segformer_mini   MiT with a stride-2 first embedding, all-MLP decoder: the best of them, thin things included
+
 A checkpoint is NAME.safetensors beside NAME.json, its card: how it was trained, how good it is, and the sha256 of the
-weights. data_scripts/make_checkpoints.py made them and makes them again.
+weights, most of them stored in half precision. data_scripts/make_checkpoints.py made them and makes them again.
 """
 
 from __future__ import annotations
@@ -18,15 +21,19 @@ from torch import nn
 
 from prunekit.errors import CheckpointError, InputError
 from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.models.segformer import segformer_mini
 
 FOLDER = Path(__file__).parent / "checkpoints"
-BUILDERS: dict[str, Callable[[], nn.Module]] = {"deeplabv3_mini": deeplabv3_mini}
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "deeplabv3_mini": deeplabv3_mini,
+    "segformer_mini": segformer_mini,
+}
 
 
 def load(name: str, *, folder: Path = FOLDER) -> nn.Module:
     """A trained mini network in eval mode, on the CPU.
 
-    deeplabv3_mini: 12 classes of the synthetic scenes, input (B, 3, 64, 128), ImageNet-normalised.
+    All: 12 classes of the synthetic scenes, input (B, 3, 64, 128), ImageNet-normalised, weights in float32.
     Raises InputError for an unknown name, CheckpointError for a file that is missing, damaged or of another network.
     """
     model, weights = build(name), folder / f"{name}.safetensors"
