@@ -100,10 +100,13 @@ def removed_positions(groups: Groups, plan: PruningPlan, *, read: bool = False) 
 
 
 def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
-    """The tensor with only the kept positions on each axis; always new memory."""
+    """The tensor with only the kept positions on each axis; always new memory, channels last where it was."""
     out = tensor.detach()
     for dim, index in kept.items():
         out = out.index_select(dim, index.to(out.device))
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
+        out = out.contiguous(memory_format=last)
     return out
 
 
