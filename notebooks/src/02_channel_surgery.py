@@ -22,12 +22,12 @@ import sys
 from importlib.util import find_spec
 
 if find_spec("prunekit") is None:  # on Colab and Kaggle
-    package = "prunekit[onnx] @ git+{{repo}}"
+    package = "prunekit[onnx,quiz] @ git+{{repo}}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
-from prunekit.course import setup, show
+from prunekit.course import check, quiz, setup, show
 
-course = setup("02_channel_surgery")
+course = setup("02_channel_surgery", version="{{version}}")
 
 # %% [markdown]
 # ## 1 · The problem: one channel less
@@ -260,67 +260,20 @@ for place in places:
 #
 # Return a copy of a reader's weight in which the channels `gone` are silent.
 #
-# (The first cell is a helper that all self checks of this lesson share. Try before you unfold the solution.)
+# `check` (`prunekit/course/checks.py`) runs your function on small examples. If you are stuck, type `hint("02.1")` into a
+# new cell, then `hint("02.1", 2)`. The solution is folded away below.
 
 
-# %% tags=["hide-input"]
-def plain(value):
-    """Tensors and sets as lists, so that answers compare."""
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    return sorted(value) if isinstance(value, (set, frozenset)) else value
-
-
-def verdict(attempt, right, mistakes):
-    """ok, the likely mistake (hint -> the answer it gives), or not attempted yet."""
-    try:
-        answer = plain(attempt())
-    except Exception as error:
-        return f"your code raised {type(error).__name__}: {error}"
-    if answer is None:
-        return "not attempted yet"
-    for hint, value in {"ok": right, **mistakes}.items():
-        if answer == plain(value):
-            return hint
-    return f"not yet; you have {str(answer)[:48]}"
-
-
-# %%
+# %% tags=["nbval-check-output"]
 def mask_reader(weight, gone):
     """weight (O, C, k, k) -> the same shape, columns `gone` zero; weight stays."""
     return None  # your code here
 
 
-# %% tags=["hide-input"]
-def attempt():
-    given = torch.arange(1.0, 17).view(4, 4, 1, 1)
-    answer = mask_reader(given, [1, 3])
-    touched = given.flatten().tolist() != list(range(1, 17))
-    return answer if answer is None or not touched else "touched"
-
-
-sample = torch.arange(1.0, 17).view(4, 4, 1, 1)
-hears = torch.tensor([1.0, 0, 1, 0]).view(1, 4, 1, 1)
-mistakes = {
-    "those are rows: the channels that this layer makes": sample
-    * hears.view(4, 1, 1, 1),
-    "the other way round: `gone` must be silent": sample * (1 - hears),
-    "you changed the weight you were given: start from .clone()": "touched",
-    "that is a slice; a mask keeps the shape": sample[:, [0, 2]],
-}
-print("exercise 1:", verdict(attempt, sample * hears, mistakes))
+check("02.1", mask_reader)
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def mask_reader(weight, gone):
-#     masked = weight.clone()
-#     masked[:, gone] = 0
-#     return masked
-# ```
-#
-# </details>
+# {{solution 02.1}}
 #
 # ## 4 · Why a sum ties layers
 #
@@ -517,36 +470,16 @@ print("frozen:", dict(groups.frozen))
 # owns several columns. Write its rule: given the labels of the channels, return the label of every column.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def flatten_rule(x, pixels):
     """Labels of C channels with `pixels` pixels each -> C * pixels labels."""
-    return None  # your code here
+    return None  # your code here: a list
 
 
-# %% tags=["hide-input"]
-def attempt():
-    return flatten_rule([7, 8, 9], 2)
-
-
-mistakes = {
-    "a channel's pixels lie side by side, then comes the next one": [7, 8, 9, 7, 8, 9],
-    "each pixel is still part of its channel: no new labels": [7, 8, 9, 10, 11, 12],
-    "as many labels as columns are wanted: 3 channels, 2 pixels": [7, 8, 9],
-    "one flat list is wanted": [[7, 7], [8, 8], [9, 9]],
-}
-print("exercise 2:", verdict(attempt, [7, 7, 8, 8, 9, 9], mistakes))
+check("02.2", flatten_rule)
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def flatten_rule(x, pixels):
-#     return [label for label in x for _ in range(pixels)]
-# ```
-#
-# No `unite` at all: the rule only says who is where. VGG's first linear layer reads 512 channels of 7 × 7 pixels, so one
-# channel owns 49 of its columns. In a group that is $K = 49$.
-# </details>
+# {{solution 02.2}}
 #
 # ## 6 · Read the groups of real networks
 #
@@ -748,36 +681,15 @@ class Puzzle(nn.Module):
         return self.head(torch.cat([y, x], 1))
 
 
+# %% tags=["nbval-check-output"]
 def tied_to_stem():
     return None  # your answer, for example {"stem", "head"}
 
 
-# %% tags=["hide-input"]
-puzzle = pk.find_groups(Puzzle(), picture)["stem"]
-right = {m.tensor.split(".")[0] for m in puzzle.members if m.role != "consumer"}
-mistakes = {
-    "a product meets channel by channel, as a sum does": right - {"gate"},
-    "what is made of channel 5 alone goes with it": right - {"depthwise"},
-    "look at both: the product and the depth-wise layer": right - {"gate", "depthwise"},
-    "`head` reads channel 5; its outputs are the classes": right | {"head"},
-    "`narrow` reads channel 5, it makes others": right | {"narrow"},
-}
-
-
-def attempt():
-    answer = tied_to_stem()
-    return answer and set(answer)
-
-
-print("exercise 3:", verdict(attempt, right, mistakes))
+check("02.3", tied_to_stem)
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# `{"stem", "gate", "widen", "depthwise"}`. The product ties `gate` to `stem`, the sum ties `widen`, and the depth-wise layer
-# makes its channel 5 from channel 5 and nothing else. `narrow`, `gate` and `head` lose a *column*. In `head` it is column 9:
-# the four channels of `y` come first.
-# </details>
+# {{solution 02.3}}
 #
 # ## 7 · The cut
 #
@@ -803,46 +715,16 @@ for name, tensor in small.state_dict().items():
 # 16 × 16 pixels. Every kernel is 3 × 3, and [lesson 01](01_segmentation_and_cost.ipynb) has the formula.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def macs_left(stem, wide):
     """MACs of Four with `stem` (of 4) and `wide` (of 6) channels left."""
     return None  # your code here
 
 
-# %% tags=["hide-input"]
-cases = [(2, 3), (3, 6), (1, 1)]
-right = [count_macs(Four(s, w), picture) for s, w in cases]
-each = 16 * 16 * 3 * 3  # pixels times kernel
-mistakes = {
-    "the readers' columns go too": [each * (9 * s + 4 * w + 20) for s, w in cases],
-    "`head` reads sum and `wide`": [each * (5 * s + 2 * s * w) for s, w in cases],
-    "`back` is missing": [each * (5 * s + s * w + 2 * w) for s, w in cases],
-    "one for every pixel": [n // 256 for n in right],
-    "nine weights in every kernel": [n // 9 for n in right],
-}
-
-
-def attempt():
-    answers = [macs_left(s, w) for s, w in cases]
-    return None if None in answers else answers
-
-
-print("exercise 4:", verdict(attempt, right, mistakes))
+check("02.4", macs_left)
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# Rows times columns of each layer, times nine weights, times 256 pixels:
-#
-# ```python
-# def macs_left(stem, wide):
-#     pairs = 3 * stem + stem * wide + wide * stem + (stem + wide) * 2
-#     return 16 * 16 * 9 * pairs
-# ```
-#
-# Halve both groups and `wide` costs a quarter, because both of its ends shrink. `stem` costs a half, because the three
-# colours stay.
-# </details>
+# {{solution 02.4}}
 #
 # ## 8 · The certificate, and how a wrong plan is caught
 #
@@ -1206,40 +1088,11 @@ print(f"MACs left: {count_macs(small, x) / count_macs(yours, x):.2f}")
 # for a whole channel, where the library's can also follow a channel through reshapes into heads and positions.
 #
 # ## 13 · Quiz
-#
-# **1.** A colleague sets the weights and biases of half of a network's filters to zero and measures no change in speed. Why?
-# <details><summary>Answer</summary>
-#
-# A mask keeps the shapes. Zeros are stored and multiplied like other numbers. And if a batch norm follows, they may not even
-# be silent.
-# </details>
-#
-# **2.** Two layers feed a sum. You remove eight channels from each, the eight weakest of each. The network runs. Is it right?
-# <details><summary>Answer</summary>
-#
-# Only if they are the same eight. A sum meets number by number, so the two layers need one common list.
-# </details>
-#
-# **3.** Why has a DenseNet more followers in a group than a ResNet, and fewer makers?
-# <details><summary>Answer</summary>
-#
-# A concatenation ties no makers. But everything that was made is read again by all later layers of the block, and each
-# of those has a batch norm of its own before it.
-# </details>
-#
-# **4.** The certificate says "not exact by nature: encoder.stages.0.embed.proj". Was something cut wrongly?
-# <details><summary>Answer</summary>
-#
-# No. That stream passes through LayerNorms, whose mean and variance run over all channels, so that no mask can equal a
-# removal. That the right numbers were kept is still proved.
-# </details>
-#
-# **5.** Why does the certificate draw batch-norm statistics at random?
-# <details><summary>Answer</summary>
-#
-# With mean 0 and shift 0 a mistake can be multiplied by nothing. A check has to be able to fail.
-# </details>
-#
+
+# %%
+quiz("02")
+
+# %% [markdown]
 # ## Key points
 #
 # - A mask asks, a slice ships. They agree only if the mask sits **where the unit is read**.

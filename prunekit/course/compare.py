@@ -1,7 +1,7 @@
 """Is a learner's value the right one, and if not, what is wrong with it in words? Never raises on foreign values.
 
 The right value decides what is compared: tensors by shape, kind of number and values; numbers by value; tuples, lists
-and dicts item by item. Floating-point values may differ by rounding, integers may not.
+and dicts item by item, sets as sets. Floating-point values may differ by rounding, integers may not.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def _difference(got: Any, right: Any) -> str | None:
         if set(got) != set(right):
             return f"the keys are {shown(list(got))}, wanted are {shown(list(right))}"
         return _first((f"at {key!r}: ", difference(got[key], value)) for key, value in right.items())
+    if isinstance(right, set):
+        same = isinstance(got, (set, frozenset, tuple, list)) and set(got) == right
+        return None if same else _wrong_kind(set(got) if isinstance(got, (frozenset, tuple, list)) else got, right)
     if isinstance(right, (tuple, list)):
         if not isinstance(got, (tuple, list)):
             return _wrong_kind(got, right)
@@ -98,7 +101,7 @@ def kind(value: Any) -> str:
     """What something is, for a person: "a list of 3", "a tensor of shape (2, 3)", "None"."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list, set)):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, (bool, str, dict)):
         return f"a {type(value).__name__}"
@@ -115,7 +118,7 @@ def shown(value: Any) -> str:
         text = "(" + ", ".join(shown(item) for item in value) + ")"
     else:
         try:
-            text = repr(value)
+            text = repr(value) if not isinstance(value, set) else repr(sorted(value))  # sets have no order of their own
         except Exception as err:
             text = f"{kind(value)} whose repr raises {type(err).__name__}"
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
