@@ -126,21 +126,23 @@ def measure(row: Row) -> dict[str, Any]:
 
 def published(entries: Sequence[dict[str, Any]]) -> str:
     """Markdown table: the paper's number, ours, and by how much ours differs."""
-    head = "| network | printed in | input | parameters, M | | MACs, G | | what we build |"
-    lines = [head, "|" + " --- |" * 8]
+    lines = ["| network | parameters, M | MACs, G | what we build |", "|" + " --- |" * 4]
     for e in entries:
-        size = f"{e['size'][0]} × {e['size'][1]}"
-        params = _pair(e["paper_params_m"], e["params"] / 1e6)
-        macs = _pair(e["paper_macs_g"], e["macs"] / 1e9)
-        paper = "-" if e["paper"] == "none" else e["paper"]
-        lines.append(f"| {e['model']} | {paper} | {size} | {params} | {macs} | {e['built']} |")
+        where = _by(e["size"]) if e["paper"] == "none" else f"{e['paper']}, {_by(e['size'])}"
+        params = _compared(e["paper_params_m"], e["params"] / 1e6)
+        macs = _compared(e["paper_macs_g"], e["macs"] / 1e9)
+        lines.append(f"| {e['model']}<br>{where} | {params} | {macs} | {e['built']} |")
     return "\n".join(lines) + "\n"
 
 
-def _pair(paper: float | None, ours: float) -> str:
-    """Two cells: "58.04 → 58.04" and "+0.0 %"."""
-    mine = f"{ours:.{2 if ours < 100 else 1}f}"
-    return f"{mine} | " if paper is None else f"{paper:g} → {mine} | {100 * (ours / paper - 1):+.1f} %"
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]} × {size[1]}"
+
+
+def _compared(paper: float | None, ours: float) -> str:
+    """ "58.04 → 58.04" over "+0.0 %"; our number alone where the paper prints none."""
+    mine = f"{ours:.{3 if ours < 1 else 2 if ours < 100 else 1}f}"
+    return mine if paper is None else f"{paper:g} → {mine}<br>{round(100 * (ours / paper - 1), 1) + 0.0:+.1f} %"
 
 
 def stored() -> str:

@@ -38,5 +38,5 @@ def test_parameters_are_those_of_the_papers_but_for_one_known_reading():
 def test_the_table_shows_paper_ours_and_difference():
     entry = {"model": "A", "paper": "B", "size": [3, 4], "paper_params_m": 2.0, "paper_macs_g": None, "built": "c"}
     text = sizes.published([entry | {"params": 1_900_000, "macs": 10**9}])
-    assert text.splitlines()[2] == "| A | B | 3 × 4 | 2 → 1.90 | -5.0 % | 1.00 |  | c |"
+    assert text.splitlines()[2] == "| A<br>B, 3 × 4 | 2 → 1.90<br>-5.0 % | 1.00 | c |"
     assert len({line.count("|") for line in text.splitlines()}) == 1
