@@ -58,6 +58,9 @@ def save_pruned(folder: str | os.PathLike[str], small: nn.Module, plans: Pruning
             part.replace(folder / name)
     except (OSError, SafetensorError) as err:
         raise CheckpointError(f"cannot write a pruned model to {folder} ({err}). Free space, or give another.") from err
+    finally:
+        for part in filter(Path.exists, parts.values()):
+            part.unlink()
     return folder
 
 

@@ -1,0 +1,276 @@
+"""A stored model comes back exactly, whatever was pruned; a pair of files that does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+import nets
+
+import prunekit as pk
+from prunekit.core import PruningPlan
+from prunekit.errors import CheckpointError, InputError, PlanError
+from prunekit.surgery import store
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def cut(model: nn.Module, ratio: float = 0.5, seed: int = 0) -> tuple[nn.Module, PruningPlan]:
+    groups = pk.find_groups(model, X)
+    plan = nets.random_plan(groups, ratio, seed)
+    return pk.prune(model, groups, plan), plan
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """Equal outputs, and the same tensors of the same types under the same names."""
+    a, b = one.state_dict(), other.state_dict()
+    tensors = list(a) == list(b) and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+    kind = next(t.dtype for t in a.values() if t.is_floating_point())
+    return tensors and torch.equal(one.eval()(X.to(kind)), other.eval()(X.to(kind)))
+
+
+@pytest.mark.parametrize("net", [nets.Chain, nets.Concat, nets.DepthwiseFlatten, nets.Grouped, nets.Auxiliary])
+def test_it_comes_back_from_a_dense_model_of_other_weights(net: Callable[[], nn.Module], tmp_path: Path) -> None:
+    small, plan = cut(net())
+    assert pk.save_pruned(tmp_path / "a" / "small", small, plan) == tmp_path / "a" / "small"
+    dense = net()
+    before = {name: t.clone() for name, t in dense.state_dict().items()}
+    again = pk.load_pruned(tmp_path / "a" / "small", dense, X)
+    assert same(again, small) and type(again) is net
+    assert all(torch.equal(t, before[name]) for name, t in dense.state_dict().items())
+
+
+def test_the_folder_holds_two_files_that_others_can_read(tmp_path: Path) -> None:
+    small, plan = cut(nets.Chain())
+    pk.save_pruned(tmp_path, small, plan)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.safetensors", "plan.json"]
+    assert PruningPlan.load(tmp_path / "plan.json") == plan
+    assert set(load_file(tmp_path / "model.safetensors")) == set(small.state_dict())
+
+
+class Built(nn.Module):
+    """Sizes built into the code, so that prune returns the traced graph; a tensor that is never read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.unused = nets.conv(3, 12), nn.BatchNorm2d(12), nn.Linear(2, 2)
+        self.left, self.right = nets.conv(4, 2), nets.conv(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = torch.split(self.bn(self.a(x)).relu(), [4, 8], 1)
+        return self.left(first) - self.right(second)
+
+
+@pytest.mark.parametrize("net", [nets.Residual, Built])
+def test_a_model_that_was_pruned_twice_is_stored_with_both_plans(net: Callable[[], nn.Module], tmp_path: Path) -> None:
+    once, first = cut(net(), 0.3)
+    twice, second = cut(once, 0.5, seed=1)
+    assert isinstance(twice, torch.fx.GraphModule) == (net is Built)
+    pk.save_pruned(tmp_path, twice, [first, second])
+    assert [plan["sizes"] for plan in json.loads((tmp_path / "plan.json").read_text())] == [first.sizes, second.sizes]
+    assert same(pk.load_pruned(tmp_path, net(), X), twice)
+    pk.save_pruned(tmp_path, twice, second)  # the first is forgotten
+    with pytest.raises(PlanError, match=r"plan wants \d+ units in '\w+', the model has \d+"):
+        pk.load_pruned(tmp_path, net(), X)
+
+
+class Tied(nn.Module):
+    """One convolution under two names, and one weight in two layers."""
+
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        self.a, self.loop, self.b, self.c = nets.conv(3, 8), nets.conv(8, 8), nets.conv(8, 2), nets.conv(8, 2)
+        self.alias = self.loop
+        if tied:
+            self.c.weight = self.b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.alias(self.loop(self.a(x)).relu()).relu()
+        return self.b(x) + self.c(x)
+
+
+def test_what_is_tied_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
+    small, plan = cut(Tied())
+    pk.save_pruned(tmp_path, small, plan)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert "loop.weight" in stored and "alias.weight" not in stored and "c.weight" not in stored
+    again = pk.load_pruned(tmp_path, Tied(), X)
+    assert again.alias is again.loop and again.c.weight is again.b.weight
+    assert same(again, small)
+    with pytest.raises(CheckpointError, match=r"'c.weight' is missing in .*model.safetensors, \(2, 4, 3, 3\) in the"):
+        pk.load_pruned(tmp_path, Tied(tied=False), X)
+
+
+class Table(nn.Module):
+    """A table that is made in the constructor and not saved, and a norm kept in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nets.conv(3, 8), nets.conv(8, 2)
+        self.register_buffer("grid", torch.linspace(0, 1, 8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) + self.grid)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_stored_type_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    small, plan = cut(Table())
+    pk.save_pruned(tmp_path, small.to(dtype), plan)
+    again = pk.load_pruned(tmp_path, Table(), X)
+    assert again.grid.dtype == dtype  # though it is not among the stored
+    assert same(again, small)
+
+
+def test_each_tensor_has_its_own_type_and_layout(tmp_path: Path) -> None:
+    small, plan = cut(nets.Chain())
+    small.a.to(torch.bfloat16)
+    pk.save_pruned(tmp_path, small.to(memory_format=torch.channels_last), plan)
+    again = pk.load_pruned(tmp_path, nets.Chain().to(memory_format=torch.channels_last), X)
+    assert (again.a.weight.dtype, again.b.weight.dtype) == (torch.bfloat16, torch.float32)
+    assert again.b.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(again.b.weight, small.b.weight)
+
+
+def test_mode_gradients_and_compiled_models(tmp_path: Path) -> None:
+    small, plan = cut(nets.Chain())
+    pk.save_pruned(tmp_path, torch.compile(small, backend="eager"), plan)  # type: ignore[arg-type]
+    dense = nets.Chain().eval()
+    dense.a.weight.requires_grad_(False)
+    again = pk.load_pruned(tmp_path, dense, X)
+    assert not again.training and not again.a.weight.requires_grad and again.b.weight.requires_grad
+    assert same(again, small)
+
+
+class TwoPairs(nn.Module):
+    """One layer whose halves are added to two others: groups 'a' and 'a#2', of equal size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.x, self.y = nets.conv(3, 12), nets.conv(3, 6), nets.conv(3, 6)
+        self.left, self.right = nets.conv(6, 2), nets.conv(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.a(x).chunk(2, 1)
+        return self.left(first + self.x(x)) - self.right(second + self.y(x))
+
+
+def test_groups_that_are_found_otherwise_are_noticed(tmp_path: Path) -> None:
+    """With the first half frozen, the second is called 'a'; a plan for it would fit the first just as well."""
+    model = TwoPairs()
+    groups = pk.find_groups(model, X, freeze=["x"])
+    plan = PruningPlan({"a": 6}, {"a": (0, 1, 3, 4)})
+    small = pk.prune(model, groups, plan)
+    pk.save_pruned(tmp_path, small, plan)
+    assert same(pk.load_pruned(tmp_path, TwoPairs(), X, freeze=["x"]), small)
+    with pytest.raises(CheckpointError, match="'x.weight' is .6, 3, 3, 3. in .* give find_groups' "):
+        pk.load_pruned(tmp_path, TwoPairs(), X)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    return pk.save_pruned(tmp_path / "small", *cut(nets.Chain()))
+
+
+def _rewrite(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    """As another program would: no record of the plan."""
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), CheckpointError, "model.safetensors is missing"),
+    "no plan": (lambda f: (f / "plan.json").unlink(), CheckpointError, "cannot read .*plan.json .No such file"),
+    "weights cut short": (lambda f: _cut_short(f / "model.safetensors"), CheckpointError, "truncated or damaged"),
+    "plan cut short": (lambda f: _cut_short(f / "plan.json"), PlanError, "plan.json is damaged or no plan"),
+    "plan empty": (lambda f: (f / "plan.json").write_text("[]"), PlanError, "plan.json holds no plan"),
+    "another plan": (
+        lambda f: PruningPlan({"a": 8}, {"a": (0, 1, 2, 3)}).save(f / "plan.json"), CheckpointError,
+        "was stored with another plan.json",
+    ),
+    "a tensor missing": (
+        lambda f: _rewrite(f, lambda t: t.pop("bn.bias")), CheckpointError, r"'bn.bias' is missing in .*, \(4,\) in",
+    ),
+    "a tensor too many": (
+        lambda f: _rewrite(f, lambda t: t.update(extra=torch.ones(1))), CheckpointError, r"'extra' is \(1,\) in",
+    ),
+    "another width": (
+        lambda f: _rewrite(f, lambda t: t.update({"a.bias": torch.ones(5)})), CheckpointError, r"'a.bias' is \(5,\) in",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_refused_by_name(name: str, stored: Path) -> None:
+    harm, error, message = DAMAGE[name]
+    pk.load_pruned(stored, nets.Chain(), X)
+    harm(stored)
+    with pytest.raises(error, match=message):
+        pk.load_pruned(stored, nets.Chain(), X)
+
+
+def test_a_note_may_be_edited_and_another_program_may_write_the_weights(stored: Path) -> None:
+    plan = PruningPlan.load(stored / "plan.json")
+    PruningPlan(plan.sizes, plan.keep, "the one that we shipped").save(stored / "plan.json")
+    pk.load_pruned(stored, nets.Chain(), X)
+    _rewrite(stored, lambda tensors: None)
+    pk.load_pruned(stored, nets.Chain(), X)
+
+
+def test_another_architecture_is_refused(stored: Path) -> None:
+    with pytest.raises(PlanError, match="plan wants 8 units in 'a', the model has 6"):
+        pk.load_pruned(stored, nets.Concat(), X)
+    with pytest.raises(PlanError, match="'a', which this model does not have"):
+        pk.load_pruned(stored, nets.Residual(), X)
+    wider = nets.Chain()
+    wider.b = nets.conv(8, 5)  # other classes
+    with pytest.raises(
+        CheckpointError, match=r"'b.weight' is \(4, 4, 3, 3\) in .*, \(5, 4, 3, 3\) in the pruned Chain"
+    ):
+        pk.load_pruned(stored, wider, X)
+
+
+def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    small, plan = cut(nets.Chain())
+    for plans in ([], None, "plan.json", [plan, None]):
+        with pytest.raises(PlanError, match="give the PruningPlan that made the small model"):
+            pk.save_pruned(tmp_path, small, plans)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give the model that prune returned"):
+        pk.save_pruned(tmp_path, small.state_dict(), plan)  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write a pruned model to .*file"):
+        pk.save_pruned(tmp_path / "file", small, plan)
+
+    class Extra(nets.Chain):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"seen": 3}
+
+    small, plan = cut(Extra())  # which surgery does not mind
+    with pytest.raises(CheckpointError, match="'_extra_state' is no tensor"):
+        pk.save_pruned(tmp_path, small, plan)
+
+
+def test_a_write_that_fails_leaves_what_was_there(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {file.name: file.read_bytes() for file in stored.iterdir()}
+
+    def full_disk(tensors: dict[str, Tensor], file: Path, *_: Sequence[str]) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "save_file", full_disk)
+    with pytest.raises(CheckpointError, match="No space left"):
+        pk.save_pruned(stored, *cut(nets.Chain(), 0.25))
+    assert {file.name: file.read_bytes() for file in stored.iterdir()} == before
