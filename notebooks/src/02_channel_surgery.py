@@ -194,9 +194,9 @@ show(
 )
 
 # %% [markdown]
-# Under each column stands its channel's number. A square is one filter, its weights added up; brighter is larger. The
-# maker's rows are drawn upright, so that a channel stands above itself. Masked, its place is still there, and dark. Sliced,
-# the place is gone.
+# Under each column stands its channel's number. A square is one 3 × 3 kernel, its weights added up without their signs;
+# brighter is larger. The maker's rows are drawn upright, so that a channel stands above itself. Masked, its place is still
+# there, and dark. Sliced, the place is gone.
 
 # %% tags=["nbval-check-output"]
 from prunekit.profiling import count_macs, count_params  # prunekit/profiling.py
@@ -211,7 +211,7 @@ print("masked and sliced agree:", error < 1e-5)
 # %% [markdown]
 # **What to see.** The two compute the same, and only one of them is cheaper. A zero is stored, fetched and multiplied
 # like any other number. So masks are for *asking* (what would happen without this channel?), slices are for *shipping*.
-# Every method of this course asks with a mask and ships a slice, and that is fair only if the two agree.
+# Whoever asks with the one and ships the other relies on the two being equal.
 #
 # ### Where to put the mask
 #
@@ -711,8 +711,8 @@ for name, tensor in small.state_dict().items():
 #
 # ### Exercise 4 ★★ (6 minutes): what will it cost?
 #
-# You prune `Four` so that `stem` channels stay in its first group and `wide` in its second. Predict the MACs on a picture of
-# 16 × 16 pixels. Every kernel is 3 × 3, and [lesson 01](01_segmentation_and_cost.ipynb) has the formula.
+# You prune `Four`: of the first group's four units `stem` stay, of the second group's six `wide`. Predict the MACs on a
+# picture of 16 × 16 pixels. Every kernel is 3 × 3, and [lesson 01](01_segmentation_and_cost.ipynb) has the formula.
 
 
 # %% tags=["nbval-check-output"]
