@@ -91,7 +91,7 @@ class Groups(Mapping[str, ChannelGroup]):
         if name in self.table:
             return self.table[name]
         if name in self.frozen:
-            raise GroupError(f"'{name}' must keep its size: {self.frozen[name]}. Choose one of: {self._some()}.")
+            raise GroupError(f"'{name}' must keep its size: {self.frozen[name]}. Groups: {self._some()}.")
         raise GroupError(f"no group '{name}'. This model has {len(self.table)} groups: {self._some()}.")
 
     def __contains__(self, name: object) -> bool:
@@ -136,7 +136,7 @@ class Groups(Mapping[str, ChannelGroup]):
 
     def _some(self) -> str:
         names = list(self.table)
-        return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,13 @@ class Certificate:
     inexact: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = (
-            f"certificate: masked == pruned to {self.max_error:.0e} in float64 (limit {self.tolerance:.0e}); "
-            f"{self.tensors} tensors equal their source; control differs by {self.control:.0e}"
+        compared = (
+            f"masked == pruned to {self.max_error:.0e} in float64 (limit {self.tolerance:.0e}), "
+            f"control differs by {self.control:.0e}; "
         )
+        if self.inexact and not self.control:
+            compared = ""  # nothing exact was cut: there are no outputs to compare
+        text = f"certificate: {compared}{self.tensors} tensors equal their source"
         return text + (f"; not exact by nature: {', '.join(self.inexact)}" if self.inexact else "")
 
 
@@ -91,7 +94,8 @@ def check_equivalence(
     if not error <= tolerance:
         raise CertificateError(
             f"pruned and masked outputs differ by {error:.1e} of the largest output, more than {tolerance:.0e}: a "
-            "channel is read that the groups do not know about. Please report the model; freeze the layers meanwhile."
+            "channel is read that the groups do not know about, or the code takes another way at another width. Please "
+            "report the model; freeze the layers meanwhile."
         )
     return Certificate(error, control, tolerance, tensors, inexact)
 
