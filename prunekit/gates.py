@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunekit.core import Groups
+from prunekit.core import ChannelGroup, Groups, Member
 
 
 class Gated(nn.Module):
@@ -43,10 +43,19 @@ class Gated(nn.Module):
         gated: dict[str, Tensor] = {}
         for gate_U, group in zip(self.gates, self.groups.values(), strict=True):
             value_U = gate_U if self.shape is None else self.shape(gate_U)
-            for member in group.consumers():
+            for member in _gated(group):
                 weight = gated.get(member.tensor, weights[member.tensor])
                 line = weight.new_ones(weight.shape[member.dim])
                 index_UK = member.index.to(weight.device)
                 line = line.index_put((index_UK,), value_U[:, None].expand(index_UK.shape))
                 gated[member.tensor] = weight * line.reshape([-1 if d == member.dim else 1 for d in range(weight.ndim)])
         return gated
+
+
+def _gated(group: ChannelGroup) -> tuple[Member, ...]:
+    """Where the gate sits: on every axis that reads the units. Positions inside heads are read by one another and by no
+    weight; scaling what makes the queries is the same there, 0 * k = 0."""
+    if group.consumers():
+        return group.consumers()
+    layer = group.producers()[0].tensor.rpartition(".")[0]
+    return tuple(member for member in group.members if member.tensor.rpartition(".")[0] == layer)

@@ -64,6 +64,18 @@ def test_ratio_is_the_fraction_removed() -> None:
     assert (PLAN.ratio("a"), PLAN.ratio("elsewhere")) == (0.5, 0.0)
 
 
+def test_only_keeps_some_groups_and_the_count_of_macs() -> None:
+    table = {name: ChannelGroup(name, 4, "head", ()) for name in "ab"}
+    groups = Groups(table, {"c": "why"}, unit_macs={"a": 2.0, "b": 3.0}, other_macs=1.0, positional=frozenset("ab"))
+    some = groups.only(["b"])
+    assert (list(some), some.frozen["c"], some.positional) == (["b"], "why", frozenset("b"))
+    assert (some.unit_macs, some.other_macs) == ({"b": 3.0}, 9.0)
+    with pytest.raises(GroupError, match="left out by only"):
+        some["a"]
+    with pytest.raises(GroupError, match="no group 'x'"):
+        groups.only(["x"])
+
+
 def test_groups_name_what_is_unknown_and_why_the_rest_stays() -> None:
     groups = Groups({"a": ChannelGroup("a", 4, "channel", ())}, {"head": "the model returns it"})
     assert (list(groups), len(groups), "a" in groups, "head" in groups) == (["a"], 1, True, False)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "prunekit"
 ORDER = """
 errors core data models surgery observe metrics profiling plan reconstruct gates train export viz widgets methods
-oneshot course cli
+torch_pruning oneshot course cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

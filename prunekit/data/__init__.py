@@ -1,1 +1,4 @@
-"""Data: scenes (synthetic streets), real (readers of real sets), transforms. Nothing is downloaded here."""
+"""Data: scenes (synthetic streets), real (readers of real sets), transforms, crops (class-balanced ones).
+
+Nothing is downloaded here.
+"""

@@ -34,7 +34,7 @@ def score(model: nn.Module, groups: Groups, batches: Batches | None = None) -> S
     images = dict.fromkeys(groups, 0)
 
     def see(name: str, x_BUK: Tensor) -> None:
-        rows = x_BUK.shape[2] if groups[name].kind == "head" else 1  # a flattened map is one row
+        rows = x_BUK.shape[2] if groups[name].kind in ("head", "head_dim") else 1  # a flattened map is one row
         for x_UK in x_BUK:
             total[name] += independence(x_UK.reshape(len(x_UK), rows, -1)).cpu()
             images[name] += 1

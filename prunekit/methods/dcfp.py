@@ -4,7 +4,7 @@
 
 Symbols: gamma_i = the batch-norm scale of channel i. Only batches count in which descent would make |gamma_i| smaller.
 Needs: batch norms, batches with targets and the training loss: GSRL (prunekit.train.gsrl_loss) on class-balanced crops
-(prunekit.data.BalancedCrops), so that rare classes have their say.
+(prunekit.data.crops.BalancedCrops), so that rare classes have their say.
 
 Differs: the authors' code starts at 0, which after few batches ranks channels by how often they counted; we start
 from the first batch that counts (after thousands of steps both agree). Gradients are taken at fixed weights, in full

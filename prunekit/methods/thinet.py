@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.core import Groups, Member, PruningPlan, Scores
+from prunekit.errors import ScoreError
 from prunekit.observe import Batches, Gram, grams
 from prunekit.plan import Limits, uniform_plan
 
@@ -45,6 +46,11 @@ def score(
     Raises ScoreError without data, for inputs that are not finite, and for groups that are read by anything but linear
     layers and plain 2-D convolutions.
     """
+    unread = [name for name, group in groups.items() if not group.consumers()]
+    if unread:
+        raise ScoreError(
+            f"no layer reads '{unread[0]}', so ThiNet has no next output; leave it out: groups.only([...])."
+        )
     readers = {member.tensor for group in groups.values() for member in group.consumers()}
     moments = grams(model, groups, readers, batches, method="thinet", samples=samples, seed=seed)
     state = model.state_dict()

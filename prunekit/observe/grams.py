@@ -20,6 +20,7 @@ from prunekit.core import Groups
 from prunekit.errors import ScoreError
 from prunekit.observe.maps import layer_of
 from prunekit.observe.passes import Batches, pairs, still
+from prunekit.observe.units import known_state
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def grams(
     samples: outputs (pixels, tokens) drawn at random from each image. Raises ScoreError, in the name of `method`,
     without data, for layers that `readable` refuses, and for inputs that are not finite.
     """
+    known_state(model, groups, groups)
     sums: dict[str, Gram] = {}
     draw = torch.Generator().manual_seed(seed)
     handles, wanted = [], list(layers)

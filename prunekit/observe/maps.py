@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from prunekit.core import ChannelGroup, Groups, Member
 from prunekit.errors import ScoreError
 from prunekit.observe.passes import Batches, pairs, still
+from prunekit.observe.units import known_state
 
 See = Callable[[str, Tensor], None]  # group name, activations (B, U, K, ...)
 
@@ -34,6 +35,7 @@ def see_maps(model: nn.Module, groups: Groups, batches: Batches | None, see: See
         seen.add(name)
         see(name, x_BUK)
 
+    known_state(model, groups, groups)
     with watch(model, groups, checked), still(model, groups), torch.no_grad():
         for x, _ in pairs(batches, model, method):
             model(x)

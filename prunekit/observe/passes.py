@@ -40,8 +40,8 @@ def pairs(batches: Batches | None, model: nn.Module, method: str) -> Iterator[tu
     """(input, target) of each batch on the model's device. Raises ScoreError when there is no data, or not such."""
     if batches is None:
         raise ScoreError(
-            f"{method} looks at data: pass batches, e.g. list(loader)[:8]; where a function of (model, groups) is "
-            f"wanted, functools.partial({method}.score, batches=batches)."
+            f"{method} looks at data: pass batches, e.g. list(loader)[:8]. Where a function of (model, groups) is "
+            "wanted, functools.partial(score, batches=batches) is one."
         )
     device, count = device_of(model), 0
     for count, batch in enumerate(batches, start=1):

@@ -26,10 +26,10 @@ def filters(model: nn.Module, groups: Groups, name: str) -> dict[str, Tensor]:
 
     Raises ScoreError when nothing makes the channels, or when the model is not the one the groups were found on.
     """
-    members = groups[name].producers()
+    members, state = groups[name].producers(), known_state(model, groups, [name])
     if not members:
         raise ScoreError(f"no weight makes the channels of '{name}'; leave it out: groups.only([...]).")
-    return {member.tensor: of_units(_tensor(model, groups, member), member) for member in members}
+    return {member.tensor: of_units(state[member.tensor], member) for member in members}
 
 
 def norm_scales(model: nn.Module, groups: Groups, name: str, method: str) -> dict[str, Member]:
@@ -37,12 +37,9 @@ def norm_scales(model: nn.Module, groups: Groups, name: str, method: str) -> dic
 
     Raises ScoreError, in the name of `method`, when there is none.
     """
-    found = {}
-    for member in groups[name].members:
-        module, _, kind = member.tensor.rpartition(".")
-        if member.role == "follower" and kind == "weight" and isinstance(_submodule(model, module), _NormBase):
-            _tensor(model, groups, member)
-            found[member.tensor] = member
+    known_state(model, groups, [name])
+    norms = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, _NormBase)}
+    found = {m.tensor: m for m in groups[name].members if m.role == "follower" and m.tensor in norms}
     if not found:
         raise ScoreError(
             f"{method} reads batch-norm scales, and no batch norm follows '{name}'. Score the groups that have one "
@@ -56,15 +53,10 @@ def mean_over(parts: Iterable[Tensor]) -> Tensor:
     return torch.stack([part.detach().double().cpu() for part in parts]).mean(0)
 
 
-def _tensor(model: nn.Module, groups: Groups, member: Member) -> Tensor:
-    tensor = model.state_dict().get(member.tensor)
-    if tensor is None or tuple(tensor.shape) != groups.shapes[member.tensor]:
-        raise ScoreError(f"'{member.tensor}' is not as the groups know it; call find_groups on this model.")
-    return tensor
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
+def known_state(model: nn.Module, groups: Groups, names: Iterable[str]) -> dict[str, Tensor]:
+    """The model's state dict; ScoreError unless what these groups speak about is in it, in the known shapes."""
+    state = model.state_dict()
+    for tensor in (member.tensor for name in names for member in groups[name].members):
+        if tensor not in state or tuple(state[tensor].shape) != groups.shapes[tensor]:
+            raise ScoreError(f"'{tensor}' is not as the groups know it; call find_groups on this model.")
+    return state
