@@ -1,6 +1,7 @@
 """The trained mini networks that come with the package: load("deeplabv3_mini").
 
     deeplabv3_mini   ResNet-10 without stem pooling, output stride 4, ASPP, auxiliary head
+    bisenet_mini     ResNet-10 beside a stride-4 spatial path, two auxiliary heads: the fastest to train
     segformer_mini   MiT with a stride-2 first embedding, all-MLP decoder: the best of them, thin things included
 
 A checkpoint is NAME.safetensors beside NAME.json, its card: how it was trained, how good it is, and the sha256 of the
@@ -20,12 +21,14 @@ from safetensors.torch import load as read_tensors
 from torch import nn
 
 from prunekit.errors import CheckpointError, InputError
+from prunekit.models.bisenet import bisenet_mini
 from prunekit.models.deeplab import deeplabv3_mini
 from prunekit.models.segformer import segformer_mini
 
 FOLDER = Path(__file__).parent / "checkpoints"
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "deeplabv3_mini": deeplabv3_mini,
+    "bisenet_mini": bisenet_mini,
     "segformer_mini": segformer_mini,
 }
 
