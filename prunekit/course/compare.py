@@ -63,6 +63,8 @@ def _tensor(got: Any, right: Tensor) -> str | None:
         return _wrong_kind(got, right)
     if got.shape != right.shape:
         return f"it has the shape {tuple(got.shape)}, wanted is {tuple(right.shape)}"
+    if got.is_complex() and not right.is_complex():
+        return "it is complex, real numbers are wanted"
     got, right = got.detach().cpu(), right.detach().cpu()
     if got.is_floating_point() and got.isnan().any() and not right.isnan().any():
         return "there is a NaN in it: 0 / 0, or the root or logarithm of a negative number"

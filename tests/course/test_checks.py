@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from prunekit.course import checks, compare, exercises, learner, sandbox
 from prunekit.course.checks import check, hint, judge, solution
 from prunekit.course.exercises import Exercise, Mistake
+from prunekit.course.lesson import execute
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +136,27 @@ def test_wrong_answers_get_words(name: str, toy: Exercise):
 def test_a_class_or_a_builtin_as_an_answer_does_not_raise(toy: Exercise):
     for odd in (nn.Linear, print, torch.add, type, len, nn.Identity(), Evil):
         assert not check("09.1", odd).ok
+
+
+ODD = (0, 1.5, 10**400, 1j, "x", b"x", True, (), [], {}, set(), [None], (None, 1), [float("nan")] * 3, [[1, 2], [3]])
+ODD += (
+    object(),
+    type,
+    range(3),
+    iter([1]),
+    nn.Linear(1, 1),
+    Broken(),
+    torch.zeros(0),
+    torch.zeros(3, dtype=torch.cfloat),
+)
+ODD += (torch.eye(3).to_sparse(), torch.zeros(3, device="meta"), torch.zeros(3).requires_grad_(), np.zeros(3))
+
+
+@pytest.mark.parametrize("number", [e.id for lesson in exercises.lessons() for e in exercises.exercises(lesson)])
+def test_whatever_comes_back_from_any_exercise_is_wrong_and_gets_words(number: str):
+    for odd in ODD:
+        card = check(number, lambda *args, odd=odd: odd)
+        assert card.state in ("wrong", "open") and str(card) and card._repr_html_()
 
 
 def test_right_answers_may_be_written_in_other_ways(toy: Exercise):
@@ -366,3 +389,18 @@ def test_changes_are_seen_inside_modules_and_lists():
     assert not compare.unchanged([layer], [other])
     assert not compare.unchanged([1], [1, 2])
     assert not compare.unchanged(torch.zeros(2), torch.zeros(2, dtype=torch.long))
+
+
+def test_in_a_notebook_the_card_is_shown_with_the_line_of_the_cell_and_loops_are_stopped(tmp_path: Path):
+    cells = [
+        "from prunekit.course import check",
+        "def recall(counts_KK):\n    return counts_KK[9]\n\n\ncheck('01.1', recall)",
+        "def recall(counts_KK):\n    while True:\n        pass\n\n\ncheck('01.1', recall)",
+        "print('the kernel goes on')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    execute(notebook, tmp_path, timeout=120)
+    first, second = (cell.outputs[0].data for cell in notebook.cells[1:3])
+    assert "line 2: return counts_KK[9]" in first["text/plain"] and "<pre" in first["text/html"]
+    assert "stopped after 1.5 seconds" in second["text/plain"] and "line " in second["text/plain"]
+    assert notebook.cells[3].outputs[0].text == "the kernel goes on\n"
