@@ -26,8 +26,9 @@ def prune(model: nn.Module, groups: Groups, plan: PruningPlan) -> nn.Module:
     """A new model of the same class with the removed units gone from every tensor; `model` is left untouched.
 
     Where the class has sizes built into its Python code (a split at 32, twelve heads), its traced eval-mode forward
-    comes back instead, a torch.fx GraphModule with the same parameter names and the numbers set. Only the tensors that
-    shrink are written anew, so the extra memory is the small model.
+    comes back instead, a torch.fx GraphModule with the same parameter names and the numbers set. Hooks, attributes and
+    modes are kept (see edit.py for that graph). Only the tensors that shrink are written anew, so the extra memory is
+    the small model. `save_pruned` stores the result.
     Raises PlanError when the plan or the model does not fit `groups`, or when the code fails all the same.
     """
     check_kind(model)

@@ -4,6 +4,7 @@
 and the labels say which positions of which axis are left, so the numbers can be set. The result is a `torch.fx`
 GraphModule with the model's own parameter names: it trains, takes any batch size the model takes, saves and exports.
 It follows the eval-mode forward: an auxiliary head that works in training only, and stochastic depth, are left out.
+Hooks that change values are in the graph; those that only watch, and the class's other methods, are left behind.
 """
 
 from __future__ import annotations
