@@ -156,12 +156,6 @@ class PruningPlan:
             size = self.sizes.get(name)
             if size is None:
                 raise PlanError(f"plan keeps units of '{name}' but does not say how many there were; add it to sizes.")
-            whole = isinstance(kept, (tuple, list)) and all(type(unit) is int for unit in (size, *kept))
-            if not whole:
-                raise PlanError(
-                    f"plan for '{name}' keeps {kept!r} of {size!r} units; give a tuple of whole numbers, "
-                    "e.g. (0, 2, 5), and a whole number in sizes."
-                )
             listed = isinstance(kept, (tuple, list))
             bad = [unit for unit in (size, *kept) if type(unit) is not int] if listed else [kept]
             if bad:
