@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import InputError, ScoreError
-from prunekit.observe import Batches, Gram, grams
+from prunekit.observe import Batches, grams
 from prunekit.observe.grams import readable
 from prunekit.observe.maps import layer_of
 from prunekit.surgery.cut import kept_positions
@@ -39,18 +39,19 @@ def reconstruct(
     """A copy of `small` in which every layer that lost inputs has its weights (and bias) fitted anew.
 
     model: the dense network; small: `prune(model, groups, plan)`. batches: (input, target) pairs; samples: outputs
-    drawn from each image. ridge: relative to the mean square of the inputs, keeps the solution small where inputs are
-    few or alike. Layers that `readable` refuses (grouped convolutions) stay as they are cut. Raises PlanError for a
-    foreign plan, ScoreError without data or for inputs that are not finite, InputError for a negative ridge.
+    drawn from each image; in all they should be several times D. ridge: relative to the mean square of the inputs,
+    keeps the solution small where inputs are few or alike. Layers that `readable` refuses (grouped convolutions) stay
+    as they are cut. Raises PlanError for a foreign plan, ScoreError without data or for inputs that are not finite,
+    InputError for a negative ridge.
     """
     kept = kept_positions(groups, plan)
     lost = [tensor for tensor, axes in kept.items() if 1 in axes and readable(layer_of(model, tensor))]
     moments = grams(model, groups, lost, batches, method="reconstruct", samples=samples, seed=seed)
     fitted = copy.deepcopy(small)
+    parameters = dict(fitted.named_parameters())  # by name: a small model may be a graph without layer objects
     for tensor in lost:
-        old, new = layer_of(model, tensor), layer_of(fitted, tensor)
-        if not isinstance(new, (nn.Linear, nn.Conv2d)) or not isinstance(old, (nn.Linear, nn.Conv2d)):
-            continue
+        old, weight = layer_of(model, tensor), parameters[tensor]
+        assert isinstance(old, (nn.Linear, nn.Conv2d))
         outputs = kept[tensor].get(0, torch.arange(len(old.weight)))
         weight_OD, positions = _with_bias(old)[outputs], old.weight[0, 0].numel()
         inputs = (kept[tensor][1][:, None] * positions + torch.arange(positions)).flatten()
@@ -58,32 +59,32 @@ def reconstruct(
             inputs = torch.cat([inputs, torch.tensor([weight_OD.shape[1] - 1])])
         found_OD = fit(weight_OD, moments[tensor], inputs, ridge=ridge)
         with torch.no_grad():
-            new.weight.copy_(found_OD[:, : len(new.weight[0].flatten())].reshape(new.weight.shape))
-            if new.bias is not None:
-                new.bias.copy_(found_OD[:, -1])
+            weight.copy_(found_OD[:, : weight[0].numel()].reshape(weight.shape))
+            if old.bias is not None:
+                parameters[f"{tensor.removesuffix('.weight')}.bias"].copy_(found_OD[:, -1])
     return fitted
 
 
-def fit(weight_OD: Tensor, gram: Gram, keep: Tensor, *, ridge: float = 1e-6) -> Tensor:
+def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6) -> Tensor:
     """W' (O, len(keep)) float64: what comes nearest to W x from the inputs x[keep] alone, in the least-squares sense.
 
-    weight_OD: over all D inputs of `gram`, a bias in the last column (0 when there is none).
+    weight_OD: over all D inputs of `gram_DD`, a bias in the last column (0 when there is none).
     """
     if ridge < 0:
         raise InputError(f"ridge is {ridge}; it must not be negative.")
-    left_KK, right_KO = gram.matrix[keep][:, keep], gram.matrix[keep] @ weight_OD.double().cpu().T
-    weight = ridge * gram.matrix.diagonal().mean() + 1e-300
+    left_KK, right_KO = gram_DD[keep][:, keep], gram_DD[keep] @ weight_OD.double().cpu().T
+    weight = ridge * gram_DD.diagonal().mean() + 1e-300
     factor, failed = torch.linalg.cholesky_ex(left_KK + weight * torch.eye(len(keep), dtype=torch.float64))
     if failed:
         raise ScoreError("the kept inputs depend on each other to rounding; give a larger ridge, such as 1e-6.")
     return torch.cholesky_solve(right_KO, factor).T
 
 
-def error(weight_OD: Tensor, other_OD: Tensor, gram: Gram) -> float:
-    """sum ||W x - W' x||^2 / sum ||W x||^2 over the samples of `gram`: 0 = the same outputs, 1 = as good as zero."""
+def error(weight_OD: Tensor, other_OD: Tensor, gram_DD: Tensor) -> float:
+    """sum ||W x - W' x||^2 / sum ||W x||^2 over the samples of `gram_DD`: 0 = the same outputs, 1 = as good as zero."""
     weight_OD, other_OD = weight_OD.double().cpu(), other_OD.double().cpu()
     gap_OD = weight_OD - other_OD
-    return float(((gap_OD @ gram.matrix) * gap_OD).sum() / ((weight_OD @ gram.matrix) * weight_OD).sum())
+    return float(((gap_OD @ gram_DD) * gap_OD).sum() / ((weight_OD @ gram_DD) * weight_OD).sum())
 
 
 def _with_bias(layer: nn.Linear | nn.Conv2d) -> Tensor:

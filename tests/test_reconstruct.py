@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunekit.core import PruningPlan
 from prunekit.errors import InputError, PlanError, ScoreError
-from prunekit.observe import Gram, grams
+from prunekit.observe import grams
 from prunekit.reconstruct import error, fit, reconstruct
 from prunekit.surgery import find_groups, prune
 
@@ -121,7 +121,7 @@ def test_error_measures_and_ridge_helps_where_data_are_few() -> None:
     gram = grams(net, groups, ["b.weight"], BATCHES, method="test", samples=10**6)["b.weight"]
     weight = torch.cat([net.b.weight.flatten(1), net.b.bias[:, None]], 1).detach()
     assert error(weight, weight, gram) == 0 and error(weight, 0 * weight, gram) == pytest.approx(1)
-    few = Gram(torch.ones(4, 4, dtype=torch.float64), 1)  # one sample: the inputs cannot be told apart
+    few = torch.ones(4, 4, dtype=torch.float64)  # one sample: the inputs cannot be told apart
     with pytest.raises(ScoreError, match="larger ridge"):
         fit(torch.ones(2, 4), few, torch.tensor([0, 1]), ridge=0.0)
     assert fit(torch.ones(2, 4), few, torch.tensor([0, 1])) == pytest.approx(torch.full((2, 2), 2.0), rel=1e-4)
@@ -140,3 +140,27 @@ def test_bad_input() -> None:
         reconstruct(net, small, groups, plan, [(X * torch.nan, 0)])
     with pytest.raises(PlanError, match="wants 9 units"):
         reconstruct(net, small, groups, PruningPlan({"a": 9}, {"a": (0,)}), BATCHES)
+
+
+def test_a_pruned_graph_is_repaired_too() -> None:
+    """Code that splits at a fixed number comes back as a graph, with the same parameter names."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.a(x).relu().split(4, 1)
+            return self.b(first) + self.c(second)
+
+    net = Split().eval()
+    groups = find_groups(net, X[:1])
+    plan = PruningPlan(
+        {n: g.size for n, g in groups.items()}, {n: tuple(range(g.size // 2)) for n, g in groups.items()}
+    )
+    small = prune(net, groups, plan)
+    fitted = reconstruct(net, small, groups, plan, BATCHES)
+    assert type(small) is not Split
+    assert (fitted(X) - net(X)).square().mean() < 0.8 * (small(X) - net(X)).square().mean()

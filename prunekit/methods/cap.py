@@ -1,15 +1,15 @@
 """CAP (He et al., CAP: Context-Aware Pruning for Semantic Segmentation, WACV 2021). Channels with context are spared.
 
-    z_i = map of channel i, averaged to p x p, made unit length     a_ij = softmax_j (z_i . z_j / t)
+    z_i = map of channel i, averaged to p x p, made unit length     a_ij = softmax_j (z_i . z_j / t), j != i
     context_i = mean over images and i' of a_i'i, over the group's largest
     train with  L + strength * sum (1 - context_i) |gamma_i|,   then  s_i = |gamma_i|
 
 Symbols: gamma_i = the batch-norm scale of channel i; a_ij = how much channel i leans on channel j, so context_i says
 how much the layer as a whole leans on i. Needs: batch norms, and batches for the context; targets are not looked at.
 
-Our reading: the paper's code is not public, and what others write of it fixes the idea (affinities of pooled maps
-steer the sparsity of the scales) and not the formula; pooling, unit length, t and the weights above are ours. `score`
-without sparse training stands for one step of it: s_i = context_i |gamma_i|. Mean over the norms of a channel.
+Our reading: what later papers write of this one fixes the idea (affinities of pooled maps steer the sparsity of the
+scales), not the formula; pooling, unit length, t, j != i and the weights above are ours. `score` without sparse
+training stands for one step of it: s_i = context_i |gamma_i|. Mean over the norms of a channel.
 """
 
 import torch
@@ -45,8 +45,9 @@ def context(
             raise ScoreError(f"CAP pools maps H x W, and the units of '{name}' give none; leave it out.")
         pooled_BUP = F.adaptive_avg_pool2d(x_BUK[:, :, 0], pool).flatten(2).double()
         unit_BUP = F.normalize(pooled_BUP, dim=2)
-        leans_BUU = (unit_BUP @ unit_BUP.mT / temperature).softmax(2)
-        total[name] += leans_BUU.mean(1).sum(0).cpu()
+        alike_BUU = unit_BUP @ unit_BUP.mT / temperature
+        alike_BUU.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+        total[name] += alike_BUU.softmax(2).nan_to_num(1.0).mean(1).sum(0).cpu()  # nan: a channel without others
 
     see_maps(model, groups, batches, see, method="cap")
     return {name: sum_U / sum_U.max() for name, sum_U in total.items()}

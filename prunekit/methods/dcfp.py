@@ -2,7 +2,8 @@
 
     s_i <- r s_i + (1 - r) |dL/dgamma_i|   in every batch where gamma_i dL/dgamma_i > 0,   else s_i stays;   r = 0.99
 
-Symbols: gamma_i = the batch-norm scale of channel i. Only batches count in which descent would make |gamma_i| smaller.
+Symbols: gamma_i = the batch-norm scale of channel i. Only batches count in which descent would make |gamma_i| smaller
+(a gamma_i of exactly 0 has none).
 Needs: batch norms, batches with targets and the training loss: GSRL (prunekit.train.gsrl_loss) on class-balanced crops
 (prunekit.data.crops.BalancedCrops), so that rare classes have their say.
 

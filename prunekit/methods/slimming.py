@@ -35,13 +35,9 @@ def score(model: nn.Module, groups: Groups) -> Scores:
 def penalty(model: nn.Module, groups: Groups, *, strength: float = 1e-4) -> Tensor:
     """strength * sum |gamma| over the groups' batch norms, a scalar with gradient.
 
-    finetune(model, loader, config, penalty=functools.partial(slimming.penalty, groups=groups)). Raises ScoreError when
-    no group has a batch norm.
+    finetune(model, loader, config, penalty=functools.partial(slimming.penalty, groups=groups)). Raises ScoreError for a
+    group without batch norm.
     """
-    scales = {name for group in groups.values() for name in (m.tensor for m in group.members)}
-    norms = [
-        m for n, m in model.named_modules() if f"{n}.weight" in scales and isinstance(m, nn.modules.batchnorm._NormBase)
-    ]
-    if not norms:
-        raise ScoreError("slimming penalises batch-norm scales, and no batch norm follows these groups.")
-    return strength * torch.stack([norm.weight.abs().sum() for norm in norms]).sum()
+    names = dict(model.named_parameters())
+    scales = {tensor for name in groups for tensor in norm_scales(model, groups, name, "slimming")}
+    return strength * torch.stack([names[tensor].abs().sum() for tensor in sorted(scales)]).sum()

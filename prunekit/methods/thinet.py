@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunekit.core import Groups, Member, PruningPlan, Scores
 from prunekit.errors import ScoreError
-from prunekit.observe import Batches, Gram, grams
+from prunekit.observe import Batches, grams
 from prunekit.plan import Limits, uniform_plan
 
 
@@ -61,13 +61,13 @@ def score(
     return scores
 
 
-def shared_output(weight: Tensor, gram: Gram, member: Member) -> Tensor:
+def shared_output(weight: Tensor, gram_DD: Tensor, member: Member) -> Tensor:
     """M (U, U): M_jk = sum over samples and outputs of z_j z_k, relative to the energy of the layer's output.
 
     weight: (O, C, ...) of the layer that reads the group.
     """
     weight_OD = weight.detach().double().cpu().flatten(1)
-    product_DD = gram.matrix[:-1, :-1] * (weight_OD.T @ weight_OD)
+    product_DD = gram_DD[:-1, :-1] * (weight_OD.T @ weight_OD)
     channels, positions = weight.shape[1], weight[0, 0].numel()
     product_CC = product_DD.reshape(channels, positions, channels, positions).sum((1, 3))
     energy = product_CC.sum().clamp_min(1e-300)

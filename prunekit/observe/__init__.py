@@ -5,14 +5,13 @@ is), maps (activations), gradients, grams (second moments of a layer's input, fo
 """
 
 from prunekit.observe.gradients import gradients
-from prunekit.observe.grams import Gram, grams
+from prunekit.observe.grams import grams
 from prunekit.observe.maps import see_maps, watch
 from prunekit.observe.passes import Batches, still
 from prunekit.observe.units import filters, mean_over, norm_scales, of_units
 
 __all__ = [
     "Batches",
-    "Gram",
     "filters",
     "gradients",
     "grams",

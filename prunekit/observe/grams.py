@@ -3,13 +3,13 @@
     G = sum over sampled outputs of x x^T,   x = the D inputs one output is computed from, and a one for the bias
 
 A layer's output is W x, so for any other weights W': sum ||W x - W' x||^2 = tr (W - W') G (W - W')^T.
+The matrix takes 8 D^2 bytes: 170 MB for 512 channels read by a 3x3, 2.7 GB for 2048.
 Legend: C input channels, P = kernel positions, D = C P + 1 (channel by channel, the one last), S sampled outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,14 +23,6 @@ from prunekit.observe.passes import Batches, pairs, still
 from prunekit.observe.units import known_state
 
 
-@dataclass(frozen=True)
-class Gram:
-    """matrix: (D, D) float64 on the CPU, the sum over samples. count: how many samples."""
-
-    matrix: Tensor
-    count: int
-
-
 def grams(
     model: nn.Module,
     groups: Groups,
@@ -40,14 +32,14 @@ def grams(
     method: str,
     samples: int = 64,
     seed: int = 0,
-) -> dict[str, Gram]:
-    """The Gram matrix of each named weight's layer: weight name -> Gram.
+) -> dict[str, Tensor]:
+    """The Gram matrix of each named weight's layer: weight name -> (D, D) float64, on the CPU.
 
     samples: outputs (pixels, tokens) drawn at random from each image. Raises ScoreError, in the name of `method`,
     without data, for layers that `readable` refuses, and for inputs that are not finite.
     """
     known_state(model, groups, groups)
-    sums: dict[str, Gram] = {}
+    sums: dict[str, Tensor] = {}
     draw = torch.Generator().manual_seed(seed)
     handles, wanted = [], list(layers)
     try:
@@ -66,7 +58,7 @@ def grams(
     for name in wanted:
         if name not in sums:
             raise ScoreError(f"'{name}' did not run on this data; leave out the groups it reads: groups.only([...]).")
-        if not torch.isfinite(sums[name].matrix).all():
+        if not torch.isfinite(sums[name]).all():
             raise ScoreError(f"what '{name}' reads holds nan or inf: are there such inputs or weights?")
     return sums
 
@@ -76,12 +68,11 @@ def readable(layer: nn.Module | None) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
-def _add_to(sums: dict[str, Gram], name: str, samples: int, draw: torch.Generator) -> Callable[..., None]:
+def _add_to(sums: dict[str, Tensor], name: str, samples: int, draw: torch.Generator) -> Callable[..., None]:
     def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
         x_SD = _patches(layer, args[0], samples, draw).double()
         x_SD = F.pad(x_SD, (0, 1), value=1.0)
-        before = sums.get(name, Gram(torch.zeros(x_SD.shape[1], x_SD.shape[1], dtype=torch.float64), 0))
-        sums[name] = Gram(before.matrix + (x_SD.T @ x_SD).cpu(), before.count + len(x_SD))
+        sums[name] = sums.get(name, 0.0) + (x_SD.T @ x_SD).cpu()
 
     return hook
 
