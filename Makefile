@@ -16,10 +16,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 CALM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PRUNEKIT_SCALE=mini
 
 .NOTPARALLEL:
-.PHONY: help demo test lab book sizes notebooks bench lint types nbcheck nbval unit pins readme picture clean
+.PHONY: help demo test lab book sizes notebooks bench bench-zoo lint types nbcheck nbval unit pins readme picture clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## lesson 00 without a browser: a pruned, proved, exported network in demo/
 	@$(PY) book/vendor.py >/dev/null 2>&1 || echo "MathJax could not be fetched: equations in demo/ stay as TeX"
@@ -46,6 +46,9 @@ unit: $(READY) ## pytest with coverage; the benchmarks are in `make bench`
 
 bench: $(READY) ## speed and memory, one process
 	$(PY) -m pytest tests/benchmarks -o python_files='bench_*.py' -s
+
+bench-zoo: $(READY) ## 140 networks, ours and Torch-Pruning, each in its own process: hours; make bench-zoo ARGS="--only resnet"
+	PYTHONPATH=tests/benchmarks $(PY) -m zoo.run $(ARGS)
 
 notebooks: $(READY) ## build notebooks/*.ipynb from notebooks/src, all or one: make notebooks NB=00
 	$(CALM) $(PY) notebooks/build.py $(NB)

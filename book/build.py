@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import networks
 import sizes
 import yaml
 from vendor import fetch
@@ -39,6 +40,7 @@ def main() -> int:
     shutil.rmtree(BOOK / "_build", ignore_errors=True)  # a page that is gone must not linger
     GENERATED.mkdir(exist_ok=True)
     (GENERATED / "results.md").write_text(results(ledger.load(folder=BOOK / "results")))
+    (GENERATED / "networks.md").write_text(networks.page(BOOK / "results/zoo/zoo.json"))
     (GENERATED / "minutes.md").write_text(minutes())
     (GENERATED / "sizes.md").write_text(sizes.published(sizes.load()))
     (GENERATED / "stored.md").write_text(sizes.stored())

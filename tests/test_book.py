@@ -43,8 +43,8 @@ def load(name: str) -> ModuleType:
     return module
 
 
-vendor, sizes = load("vendor"), load("sizes")
-build = load("build")  # imports both by name
+vendor, sizes, networks = load("vendor"), load("sizes"), load("networks")
+build = load("build")  # imports them by name
 
 
 @pytest.fixture(scope="module")

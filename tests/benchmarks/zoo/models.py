@@ -5,7 +5,7 @@ of timm 1.0.31, without its test_* toys; found once by building all variants on 
 (more than 120 M parameters): deepseek_vit (412 M), gemma4_vit (167 M), timm's vgg (133 M; torchvision's is there).
 TORCHVISION: the smallest of every classification and segmentation family. PAPERS: the networks of the methods taught
 here, at the size of the papers, from this package and from its peers. A number is the side of the square
-input: the trained size where the network is tied to it, else 128.
+input: the trained size where the network is tied to it, else 128 or less.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ TORCHVISION = """
     alexnet:224 convnext_tiny:128 densenet121:128 efficientnet_b0:128 efficientnet_v2_s:128 googlenet:128
     inception_v3:128 maxvit_t:224 mnasnet0_5:128 mobilenet_v2:128 mobilenet_v3_small:128 regnet_x_400mf:128
     regnet_y_400mf:128 resnet18:128 resnext50_32x4d:128 shufflenet_v2_x0_5:128 squeezenet1_1:128 swin_t:224
-    swin_v2_t:256 vgg11:224 vit_b_32:224 wide_resnet50_2:128 deeplabv3_mobilenet_v3_large:128 fcn_resnet50:128
+    swin_v2_t:256 vgg11:224 vit_b_32:224 wide_resnet50_2:128 deeplabv3_mobilenet_v3_large:128 fcn_resnet50:64
     lraspp_mobilenet_v3_large:128
 """
 
 PAPERS = """
-    prunekit/deeplabv3_r50:129 prunekit/deeplabv3_r101:129 prunekit/deeplabv3plus_mobilenetv2:128
-    prunekit/pspnet_r50:128 prunekit/bisenet_r18:128 prunekit/unet_r34:128 prunekit/topformer_base:128
+    prunekit/deeplabv3_r50:65 prunekit/deeplabv3_r101:65 prunekit/deeplabv3plus_mobilenetv2:128
+    prunekit/pspnet_r50:64 prunekit/bisenet_r18:128 prunekit/unet_r34:128 prunekit/topformer_base:128
     prunekit/topformer_small:128 prunekit/topformer_tiny:128 prunekit/segformer_b0:128 prunekit/segformer_b2:128
     prunekit/ssd300_r50:300 timm/resnet50:128 timm/mobilenetv1_100:128 timm/deit_base_patch16_224:224
     smp/deeplabv3plus:128 smp/pspnet:128 smp/segformer:128 smp/unet:128 transformers/segformer_b0:128

@@ -67,13 +67,16 @@ def floats(model: nn.Module) -> dict[str, Tensor]:
 
 def _enliven(tensor: Tensor, name: str, draw: torch.Generator) -> None:
     """Constants become random numbers around what a trained network has there; buffers get a trace of noise."""
+    learned = isinstance(tensor, nn.Parameter)
+    if learned and tensor.min() != tensor.max():
+        return
     noise = torch.rand(tensor.shape, generator=draw)
-    if isinstance(tensor, nn.Parameter) and tensor.min() == tensor.max():
+    if learned:
         if tensor.dim() > 1 and min(tensor.shape[:2]) > 1:
             tensor.copy_((noise * 2 - 1) / tensor[0].numel() ** 0.5)
         else:
             tensor.copy_(noise - 0.5 if name.endswith("bias") else noise + 0.5)
-    elif not isinstance(tensor, nn.Parameter):
+    else:
         tensor.mul_(1 + 1e-3 * noise)
 
 
@@ -94,7 +97,7 @@ def _calibrate(draw: torch.Generator) -> Any:
 def _distinct(tensor: Tensor) -> None:
     """Move equal float32 numbers apart by single bits: sorted as integers, each becomes larger than the one before."""
     bits = tensor.detach().float().contiguous().numpy().view(np.int32).ravel()
-    order = bits.argsort(kind="stable")
+    order = bits.argsort()
     steps = np.arange(len(bits), dtype=np.int64)
     bits[order] = np.maximum.accumulate(bits[order] - steps) + steps
     tensor.copy_(torch.from_numpy(bits.view(np.float32)).view(tensor.shape))
@@ -154,8 +157,27 @@ def _found(source: Tensor, part: Tensor) -> Tensor | None:
     """Which numbers of `source` are in `part`; None when `part` has others."""
     if source.shape == part.shape and torch.equal(source, part):
         return torch.ones_like(source, dtype=torch.bool)
-    here = torch.isin(source, part)
-    return here if bool(torch.isin(part, source).all()) else None
+    here = _grid(source, part)
+    if here is None:  # rows of different lengths, as in a grouped convolution: look for every number by itself
+        here = torch.isin(source, part)
+        here = here if bool(torch.isin(part, source).all()) else None
+    return here
+
+
+def _grid(source: Tensor, part: Tensor) -> Tensor | None:
+    """The same where whole positions of each axis stay, which is quick to see; None when it is not so simple."""
+    start = (source == part.flatten()[0]).nonzero() if source.dim() == part.dim() and part.numel() else part[:0]
+    if len(start) != 1:
+        return None
+    cut, here = source, torch.ones_like(source, dtype=torch.bool)
+    for dim, size in enumerate(source.shape):
+        line = source[tuple(slice(None) if d == dim else i for d, i in enumerate(start[0].tolist()))]
+        wanted = part[tuple(slice(None) if d == dim else 0 for d in range(part.dim()))].contiguous()
+        ordered, order = line.sort()
+        kept = order[torch.searchsorted(ordered, wanted).clamp_max(size - 1)]
+        cut = cut.index_select(dim, kept)
+        here &= torch.isin(torch.arange(size), kept).view([-1 if d == dim else 1 for d in range(source.dim())])
+    return here if torch.equal(cut, part) else None
 
 
 class _Place:
