@@ -1,13 +1,15 @@
-"""Figures the lessons share. Each function returns a matplotlib Figure; nothing is shown or saved here.
+"""Figures the lessons share. Most functions return a matplotlib Figure; nothing is shown or saved here.
 
 Bars and lines use seaborn's colour-blind palette; class colours are the data set's own, with names beside them.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IGNORED = (255, 255, 255)
+SHORTEST_ALT = 20  # letters; "a figure" tells nobody anything
 # What became of one class's pixels; they differ in brightness too, for readers who see no colours.
 OVERLAP = MappingProxyType({"right": (86, 180, 233), "missed": (236, 225, 51), "false": (213, 94, 0)})
 
@@ -139,6 +142,12 @@ def bars(
     return fig
 
 
+def dimmed(image_CHW: Tensor) -> NDArray[np.uint8]:
+    """A normalised image in dull greys (H, W, 3), to put colours on."""
+    grey_HW = denormalize(image_CHW.cpu()).mean(0).numpy()
+    return np.repeat((70 + 110 * grey_HW).astype(np.uint8)[..., None], 3, axis=2)
+
+
 def overlap(
     image_CHW: Tensor, truth_HW: Tensor, guess_HW: Tensor, label: int, *, ignore: int = 255
 ) -> NDArray[np.uint8]:
@@ -146,8 +155,7 @@ def overlap(
 
     image: normalised. Pixels that truth ignores stay image, whatever was guessed.
     """
-    grey_HW = denormalize(image_CHW.cpu()).mean(0).numpy()
-    picture = np.repeat((70 + 110 * grey_HW).astype(np.uint8)[..., None], 3, axis=2)
+    picture = dimmed(image_CHW)
     truth, guess = truth_HW.cpu().numpy(), guess_HW.cpu().numpy()
     is_HW, said_HW = truth == label, (guess == label) & (truth != ignore)
     for kind, where in (("right", is_HW & said_HW), ("missed", is_HW & ~said_HW), ("false", said_HW & ~is_HW)):
@@ -175,3 +183,29 @@ def overlap_grid(
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=kind) for kind, (r, g, b) in OVERLAP.items()]
     fig.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     return fig
+
+
+def as_output(fig: Figure, alt: str, *, dpi: int = 120) -> tuple[dict[str, str], dict[str, Any]]:
+    """A figure as a notebook stores it, (data, metadata) for IPython's display(raw=True): PNG and alt text. Closes it.
+
+    The PNG has 256 colours, a third of the bytes for those who read on a phone, and carries no date and no version,
+    so the same figure gives the same bytes. Raises InputError for alt text that says nothing.
+    """
+    from matplotlib import pyplot as plt
+
+    if len(alt.strip()) < SHORTEST_ALT:
+        raise InputError(f"alt text {alt!r} is too short: say in a sentence what the figure shows.")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    plt.close(fig)
+    picture = base64.b64encode(_few_colours(buffer)).decode()
+    return {"image/png": picture, "text/plain": f"[figure] {alt}"}, {"image/png": {"alt": alt}}
+
+
+def _few_colours(png: io.BytesIO) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(png) as full:
+        full.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="png", optimize=True)
+    return out.getvalue()
