@@ -6,6 +6,7 @@ scores = l1.score(model, groups)                        # one number a unit, hig
 plan = pk.budget_plan(groups, scores, macs_ratio=0.5)   # who stays
 small = pk.prune(model, groups, plan)                   # a new, smaller model
 pk.check_equivalence(model, small, groups, plan, x)     # the cut was exact
+pk.save_pruned("small", small, plan)                    # load_pruned rebuilds it from the dense model
 
 or, in one call, `pk.slim(model, x)`. Criteria are modules: `from prunekit.methods import l1`.
 """

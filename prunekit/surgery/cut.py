@@ -86,7 +86,9 @@ def removed_positions(groups: Groups, plan: PruningPlan, *, read: bool = False) 
     A position of a head is read by another one, not by a weight; there zeros in what makes it are as good: 0 * k = 0.
     """
     if not isinstance(plan, PruningPlan):
-        raise PlanError(f"plan is a {type(plan).__name__}; make a PruningPlan, e.g. uniform_plan(groups, scores, 0.5).")
+        raise PlanError(
+            f"plan is a {type(plan).__name__}; make a PruningPlan, e.g. pk.uniform_plan(groups, scores, 0.5)."
+        )
     plan.check(groups)
     gone: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for name, keep in plan.keep.items():

@@ -163,20 +163,22 @@ def test_a_computed_weight_stays_and_nothing_is_changed(norm: Callable[[nn.Modul
         assert all(torch.equal(t, before[n]) for n, t in m.state_dict().items())
 
 
-def test_a_buffer_that_is_not_saved_freezes_and_a_saved_one_follows() -> None:
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_buffer_follows_whether_it_is_saved_or_not(persistent: bool) -> None:
     class Scaled(nets.Chain):
-        def __init__(self, persistent: bool) -> None:
+        def __init__(self) -> None:
             super().__init__()
             self.register_buffer("scale", torch.randn(1, 8, 1, 1), persistent=persistent)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x) * self.scale)
 
-    assert dict(find_groups(Scaled(False), X)) == {}
-    model = Scaled(True)
+    model = Scaled()
     groups = find_groups(model, X)
-    small = prune(model, groups, PruningPlan({"a": 8}, {"a": (1, 5)}))
+    plan = PruningPlan({"a": 8}, {"a": (1, 5)})
+    small = prune(model, groups, plan)
     assert torch.equal(small.scale, model.scale[:, [1, 5]])  # type: ignore[index]
+    assert check_equivalence(model, small, groups, plan, X).max_error < 1e-12
 
 
 def test_a_tensor_in_a_plain_attribute_is_left_alone() -> None:
