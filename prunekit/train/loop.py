@@ -31,6 +31,7 @@ from prunekit.train import checkpoint as store
 from prunekit.train.batches import Batch, Share, batches, describe, seed_of
 from prunekit.train.config import TrainConfig, lr_at, make_optimizer
 from prunekit.train.loss import segmentation_loss, valid_labels
+from prunekit.train.observer import Observer, share
 from prunekit.train.runtime import interrupt_waits, one_accelerator, own_dice, progress
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def finetune(
     checkpoint: str | Path | None = None,
     on_step: Callable[[Step, nn.Module], None] | None = None,
     count: Callable[[Any], int] = valid_labels,
+    observer: Observer | None = None,
 ) -> Trained:
     """Train a copy of `model`; the model itself is not changed.
 
@@ -71,7 +73,8 @@ def finetune(
     config.steps. loss_fn(output, target): a mean over the target's labels; F.cross_entropy works too.
     count(target): how many labels that mean is over; used with accumulate or several processes only.
     penalty(model): added once a step (sparse training). on_step(step, model): called after each step with the model
-    in training. checkpoint: a folder, written every save_every steps and at the end; if it holds a checkpoint of this
+    in training. observer: looks on at the forward passes; what it gathered is stored and taken up with the checkpoints,
+    the mean over all processes. checkpoint: a folder, written every save_every steps and at the end; if it holds a checkpoint of this
     very run, the run goes on from there and ends with the same weights, bit for bit, as an unbroken one. Ctrl-C then
     waits for the step to end, saves and stops. Several processes: `accelerate launch` or `torchrun`.
 
@@ -81,11 +84,12 @@ def finetune(
     identity = {"config": _lasting(config), "data": describe(loader), "start": store.weights_hash(model)}
     folder = Path(checkpoint) if checkpoint is not None else None
     with one_accelerator(config) as accelerator, own_dice(accelerator.device):
-        run = _start(model, config, accelerator)
+        run = _start(model, config, accelerator, observer)
         if folder is not None:
             _resume(run, folder, identity)
         with (
             interrupt_waits(folder is not None) as interrupted,
+            observer.watching(run.bare) if observer is not None else nullcontext(),
             closing(_batches(run, loader)) as source,
             progress(config.steps, len(run.history), config.quiet or not accelerator.is_main_process) as bar,
         ):
@@ -104,7 +108,7 @@ def finetune(
 
 @dataclass
 class _Run:
-    """A run on its way. net: bare as Accelerate wrapped it. ema: the averaged copy."""
+    """A run on its way. net: bare as Accelerate wrapped it. ema: the averaged copy. observer: who looks on."""
 
     config: TrainConfig
     accelerator: Accelerator
@@ -112,10 +116,11 @@ class _Run:
     bare: nn.Module
     optimizer: Any
     ema: nn.Module | None
+    observer: Observer | None
     history: list[Step] = field(default_factory=list)
 
 
-def _start(model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> _Run:
+def _start(model: nn.Module, config: TrainConfig, accelerator: Accelerator, observer: Observer | None) -> _Run:
     bare = copy.deepcopy(model).train()
     bare.zero_grad()
     ema = copy.deepcopy(bare).to(accelerator.device) if config.ema is not None else None
@@ -128,7 +133,7 @@ def _start(model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> _
 
         bare = convert_sync_batchnorm(bare)
     net, optimizer = accelerator.prepare(bare, make_optimizer(bare, config))
-    return _Run(config, accelerator, net, accelerator.unwrap_model(net), optimizer, ema)
+    return _Run(config, accelerator, net, accelerator.unwrap_model(net), optimizer, ema, observer)
 
 
 def _batches(run: _Run, loader: Iterable[Any]) -> Generator[Batch, None, None]:
@@ -216,8 +221,10 @@ def _after_step(
             on_step(run.history[-1], run.bare)
     except KeyboardInterrupt:
         interrupted.set()
-    due = done % run.config.save_every == 0 or done == run.config.steps or interrupted.is_set()
-    if folder is not None and due and run.accelerator.is_main_process:
+    due = done % run.config.save_every == 0 or done == run.config.steps
+    if due and run.observer is not None:
+        share(run.observer, run.accelerator)
+    if folder is not None and (due or interrupted.is_set()) and run.accelerator.is_main_process:
         _save(run, folder, identity)
     if interrupted.is_set():
         raise KeyboardInterrupt
@@ -228,6 +235,7 @@ def _save(run: _Run, folder: Path, identity: dict[str, Any]) -> None:
         "model": run.bare.state_dict(),
         "optimizer": store.optimizer_tensors(run.optimizer.optimizer),
         **({"ema": run.ema.state_dict()} if run.ema is not None else {}),
+        **({"observer": run.observer.state_dict()} if run.observer is not None else {}),
     }
     scaler = run.accelerator.scaler
     history = {"loss": [s.loss for s in run.history], "lr": [s.lr for s in run.history]}
@@ -244,6 +252,8 @@ def _resume(run: _Run, folder: Path, identity: dict[str, Any]) -> None:
         run.bare.load_state_dict(saved.tensors["model"])
         if run.ema is not None:
             run.ema.load_state_dict(saved.tensors["ema"])
+        if run.observer is not None:
+            run.observer.load_state_dict(saved.tensors["observer"])
         store.restore_optimizer(run.optimizer.optimizer, saved.tensors["optimizer"])
         if run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(saved.state["scaler"])
