@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any, get_args
 
 from prunekit.course import site
-from prunekit.course.presets import SCALES, read_scale
+from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
+from prunekit.plan import How
 
 DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
 
@@ -54,14 +57,7 @@ def parser() -> argparse.ArgumentParser:
     lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
-    run.add_argument("experiment", choices=["quickstart"])
-    run.add_argument("--scale", choices=SCALES, help="default: PRUNEKIT_SCALE, else mini")
-    run.add_argument("--dataset", help="another data set than the preset's, e.g. camvid")
-    run.add_argument("--root", type=Path, help="folder of the data set")
-    run.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--record", action="store_true", help="also count the run in the checkout's ledger, book/results")
-    run.set_defaults(do=run_experiment)
+    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench"))
 
     data = commands.add_parser("data", help="fetch a data set; without a name, list them")
     data.add_argument("name", nargs="?")
@@ -71,6 +67,31 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this installation")
     doctor.set_defaults(do=run_doctor)
     return top
+
+
+def add_experiments(experiments: Any) -> None:
+    """`prunekit run ...` and what each experiment can be told."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--scale", choices=SCALES, help="default: PRUNEKIT_SCALE, else mini")
+    common.add_argument("--dataset", help="another data set than the preset's, e.g. camvid")
+    common.add_argument("--root", type=Path, help="folder of the data set")
+    common.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
+    common.add_argument("--record", action="store_true", help="also count it in the checkout's ledger, book/results")
+
+    quickstart = experiments.add_parser("quickstart", parents=[common], help="lesson 00: dense, L1 and random")
+    quickstart.add_argument("--seed", type=int, default=0)
+    quickstart.set_defaults(do=run_quickstart)
+
+    bench = experiments.add_parser("bench", parents=[common], help="lesson 03: every criterion at equal work")
+    bench.add_argument(
+        "--methods", type=lambda text: tuple(text.split(",")), help="e.g. l1,taylor,random; default: all"
+    )
+    bench.add_argument("--model", help="a mini network, e.g. segformer_mini")
+    bench.add_argument("--ratios", type=float, nargs="+", help="fractions of the MACs to remove, e.g. 0.5 0.75")
+    bench.add_argument("--seeds", type=int, help="how many, from 0 on")
+    bench.add_argument("--steps", type=int, help="of fine-tuning")
+    bench.add_argument("--how", choices=get_args(How), help="the planner (default: uniform)")
+    bench.set_defaults(do=run_bench)
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -103,15 +124,39 @@ def run_lab(args: argparse.Namespace) -> int:
     return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={root}", start, *args.more])
 
 
-def run_experiment(args: argparse.Namespace) -> int:
+def run_quickstart(args: argparse.Namespace) -> int:
     """The same preset as the notebook's, at any scale, with the result in the ledger."""
     from prunekit.course import quickstart
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    if not args.record:  # somebody's first experiment is not a row of the book
-        os.environ.setdefault("PRUNEKIT_RESULTS", str(args.out / "results"))
+    choose_ledger(args)
     quickstart.run(scale=read_scale(args.scale), dataset=args.dataset, root=args.root, out=args.out, seed=args.seed)
     return 0
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """The preset of the scale, with what the command line says instead."""
+    from prunekit.course import bench
+
+    scale = read_scale(args.scale)
+    preset = BENCH[scale]
+    given = {name: getattr(args, name) for name in ("methods", "model", "seeds", "how")}
+    given["ratios"] = tuple(args.ratios) if args.ratios else None
+    training = {"dataset": args.dataset, "tune_steps": args.steps}
+    chosen = replace(
+        preset,
+        training=replace(preset.training, **{name: v for name, v in training.items() if v is not None}),
+        **{name: v for name, v in given.items() if v is not None},
+    )
+    choose_ledger(args)
+    bench.run(chosen, scale=scale, root=args.root, out=args.out)
+    return 0
+
+
+def choose_ledger(args: argparse.Namespace) -> None:
+    """Make the folder for results. Somebody's first experiment is not a row of the book, unless --record says so."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not args.record:
+        os.environ.setdefault("PRUNEKIT_RESULTS", str(args.out / "results"))
 
 
 def run_data(args: argparse.Namespace) -> int:

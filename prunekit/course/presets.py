@@ -7,10 +7,11 @@ model and length. A notebook and `prunekit run` read the same preset, so they ca
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from prunekit.errors import InputError
+from prunekit.plan import How
 
 Scale = Literal["mini", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -38,12 +39,14 @@ LESSONS: dict[str, Minutes] = {
     "00_quickstart": Minutes(mini=1.5, small=30),
     "01_segmentation_and_cost": Minutes(mini=1),
     "02_channel_surgery": Minutes(mini=0.75),
+    "03_importance": Minutes(mini=2.5),
 }
 
 
 # What each claim of the ledger says; the results page names it.
 CLAIMS: dict[str, str] = {
     "Q1": "lesson 00 on real streets: DeepLabV3 keeps its mIoU at half of its MACs",
+    "bench": "the fair bench: every criterion at equal work and equal fine-tuning",
 }
 
 
@@ -69,6 +72,31 @@ QUICKSTART: dict[Scale, Quickstart] = {
     "mini": Quickstart("scenes", (64, 128), 0, 200, 16, 0.003),
     "small": Quickstart("camvid", (240, 320), 2000, 800, 8, 0.003),
     "full": Quickstart("camvid", (360, 480), 20000, 10000, 16, 0.003),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `prunekit run bench` compares: every method at every ratio with every seed 0 .. seeds - 1.
+
+    training: data, dense network and fine-tuning, equal for all. model: a name from models/zoo.py. ratios: fractions
+    of the MACs to remove. how: the planner, see plan.budget_plan. score_batches: batches of training images that a
+    criterion may look at. methods: empty means all.
+    """
+
+    training: Quickstart
+    model: str = "deeplabv3_mini"
+    methods: tuple[str, ...] = ()
+    ratios: tuple[float, ...] = (0.5, 0.75, 0.9)
+    seeds: int = 3
+    how: How = "uniform"
+    score_batches: int = 4
+
+
+BENCH: dict[Scale, Bench] = {
+    "mini": Bench(replace(QUICKSTART["mini"], tune_steps=150, round_to=4)),
+    "small": Bench(QUICKSTART["small"]),
+    "full": Bench(QUICKSTART["full"]),
 }
 
 

@@ -24,7 +24,6 @@ from prunekit.export import export_onnx
 from prunekit.methods import l1, random
 from prunekit.metrics import Evaluation, evaluate
 from prunekit.models import zoo
-from prunekit.models.deeplab import deeplabv3_mini
 from prunekit.oneshot import slim
 from prunekit.plan import Limits
 from prunekit.profiling import latency_ms, profile
@@ -122,14 +121,16 @@ def run(*, scale: Scale, dataset: str | None, root: Path | None, out: Path, seed
         _leave_files(out / name, task, {"dense": dense, "pruned": tuned}, found, result.plan, x)
 
 
-def dense_model(preset: Quickstart, task: Task, out: Path, *, seed: int = 0) -> nn.Module:
+def dense_model(
+    preset: Quickstart, task: Task, out: Path, *, model: str = "deeplabv3_mini", seed: int = 0
+) -> nn.Module:
     """The stored mini network, or one trained for preset.train_steps with its checkpoints in out/dense."""
     if task.name == "scenes" and preset.train_steps == 0:
-        return zoo.load("deeplabv3_mini")
+        return zoo.load(model)
     torch.manual_seed(seed)
     config = train_config(preset, seed=seed, tune=False)
     loader = task.train_loader(preset.batch)
-    start = deeplabv3_mini(len(task.classes))
+    start = zoo.build(model, classes=len(task.classes))
     return finetune(start, loader, config, loss_fn=task.loss, checkpoint=out / "dense").model
 
 

@@ -26,7 +26,7 @@ from prunekit.models.deeplab import deeplabv3_mini
 from prunekit.models.segformer import segformer_mini
 
 FOLDER = Path(__file__).parent / "checkpoints"
-BUILDERS: dict[str, Callable[[], nn.Module]] = {
+BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "deeplabv3_mini": deeplabv3_mini,
     "bisenet_mini": bisenet_mini,
     "segformer_mini": segformer_mini,
@@ -63,9 +63,9 @@ def card(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path} ({err}); install prunekit again.") from err
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, *, classes: int = 12) -> nn.Module:
     """The same network with fresh random weights."""
-    return BUILDERS[_known(name)]()
+    return BUILDERS[_known(name)](classes)
 
 
 def _known(name: str) -> str:
