@@ -46,7 +46,7 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
 
     counter = FlopCounterMode(display=False)
     # fused attention kernels would hide their products from the counter
-    with plain_attention(), sdpa_kernel(SDPBackend.MATH), evaluating(model), counter:
+    with plain_attention(), sdpa_kernel(SDPBackend.MATH), evaluating(model), _constants(model), counter:
         run(model, x)
     return counter.get_total_flops() // 2
 
@@ -169,6 +169,19 @@ class _LiveBytes(TorchDispatchMode):
     def _released(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+@contextmanager
+def _constants(model: nn.Module) -> Iterator[None]:
+    """The flop counter fails where a parameter that asks for gradients is passed to a module (a class token)."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -53,6 +53,21 @@ def test_macs_of_attention_are_not_hidden_by_fused_kernels():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_macs_where_a_module_is_given_a_parameter():
+    class WithToken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.mix = nn.Parameter(torch.zeros(1, 1, 8)), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + self.mix(self.token.expand(2, -1, -1))
+
+    model = WithToken()
+    model.mix.bias.requires_grad_(False)
+    assert profiling.count_macs(model, torch.zeros(2, 6, 8)) == 2 * 8 * 8
+    assert [p.requires_grad for p in model.parameters()] == [True, True, False]
+
+
 def test_params_count_shared_tensors_once():
     a, b = nn.Linear(3, 4), nn.Linear(3, 4)
     assert profiling.count_params(nn.Sequential(a, nn.BatchNorm1d(4), b)) == 2 * (12 + 4) + 8
