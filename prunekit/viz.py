@@ -28,6 +28,10 @@ IGNORED = (255, 255, 255)
 SHORTEST_ALT = 20  # letters; "a figure" tells nobody anything
 # What became of one class's pixels; they differ in brightness too, for readers who see no colours.
 OVERLAP = MappingProxyType({"right": (86, 180, 233), "missed": (236, 225, 51), "false": (213, 94, 0)})
+# What a cut did to the pixels, in the same three colours; those that were right and still are stay grey.
+CHANGES = MappingProxyType(
+    {"newly wrong": (213, 94, 0), "wrong before too": (236, 225, 51), "now right": (86, 180, 233)}
+)
 
 
 def colors(count: int) -> list[tuple[float, float, float]]:
@@ -160,6 +164,22 @@ def overlap(
     is_HW, said_HW = truth == label, (guess == label) & (truth != ignore)
     for kind, where in (("right", is_HW & said_HW), ("missed", is_HW & ~said_HW), ("false", said_HW & ~is_HW)):
         picture[where] = OVERLAP[kind]
+    return picture
+
+
+def changes(
+    image_CHW: Tensor, truth_HW: Tensor, before_HW: Tensor, after_HW: Tensor, *, ignore: int = 255
+) -> NDArray[np.uint8]:
+    """Which labels became wrong or right, as a picture (H, W, 3) in the colours of CHANGES over the dimmed image.
+
+    image: normalised. Pixels that truth ignores stay image.
+    """
+    picture = dimmed(image_CHW)
+    truth, before, after = truth_HW.cpu().numpy(), before_HW.cpu().numpy(), after_HW.cpu().numpy()
+    counts_HW, was_HW, is_HW = truth != ignore, before == truth, after == truth
+    picture[counts_HW & was_HW & ~is_HW] = CHANGES["newly wrong"]
+    picture[counts_HW & ~was_HW & ~is_HW] = CHANGES["wrong before too"]
+    picture[counts_HW & ~was_HW & is_HW] = CHANGES["now right"]
     return picture
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prunekit.course import site
 from prunekit.errors import InputError, MissingDependencyError, PrunekitError
+from prunekit.widgets.live import STATIC
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -56,6 +57,7 @@ def execute(notebook: NotebookNode, folder: Path, *, out: Path | None = None, ti
     except ImportError as err:
         raise MissingDependencyError("running a lesson needs nbclient: pip install 'prunekit[course]'.") from err
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment[STATIC] = "1"  # explorers leave one picture and no controls, which would work nowhere
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl when another program wants a core
     if out is not None:
         environment["PRUNEKIT_OUT"] = str(out.resolve())

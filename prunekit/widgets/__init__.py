@@ -1,0 +1,23 @@
+"""Explorers for notebooks: a picture, and controls wherever Python runs. In the book and on GitHub the picture stays.
+
+Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
+channels (feature maps by score). Each has a plain function from state to picture, which `explore_...` shows.
+"""
+
+from prunekit.widgets.channels import channels_view, explore_channels
+from prunekit.widgets.live import View
+from prunekit.widgets.masks import MaskStudy, explore_masks, masks_view
+from prunekit.widgets.sensitivity import Sensitivity, explore_sensitivity, sensitivity, sensitivity_view
+
+__all__ = [
+    "MaskStudy",
+    "Sensitivity",
+    "View",
+    "channels_view",
+    "explore_channels",
+    "explore_masks",
+    "explore_sensitivity",
+    "masks_view",
+    "sensitivity",
+    "sensitivity_view",
+]
