@@ -74,9 +74,9 @@ def finetune(
     count(target): how many labels that mean is over; used with accumulate or several processes only.
     penalty(model): added once a step (sparse training). on_step(step, model): called after each step with the model
     in training. observer: looks on at the forward passes; what it gathered is stored and taken up with the checkpoints,
-    the mean over all processes. checkpoint: a folder, written every save_every steps and at the end; if it holds a checkpoint of this
-    very run, the run goes on from there and ends with the same weights, bit for bit, as an unbroken one. Ctrl-C then
-    waits for the step to end, saves and stops. Several processes: `accelerate launch` or `torchrun`.
+    the mean over all processes. checkpoint: a folder, written every save_every steps and at the end; if it holds a
+    checkpoint of this very run, the run goes on from there and ends with the same weights, bit for bit, as an unbroken
+    one. Ctrl-C then waits for the step to end, saves and stops. Several processes: `accelerate launch` or `torchrun`.
 
     Raises DataError (empty loader, labels out of range), CheckpointError (damaged, or of another run), InputError, and
     TrainingError when the loss is not finite, before the weights are touched.
