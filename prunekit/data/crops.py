@@ -23,8 +23,9 @@ class BalancedCrops(Dataset[tuple[Tensor, dict[str, Any]]]):
     """Crops of a segmentation data set as (image (3, h, w), {"mask": int64 (h, w), "drawn": class number}).
 
     dataset: gives (image float (3, H, W), mask int64 (H, W)), of fixed images; read once here to learn which image
-    holds which class. crop: (h, w); smaller images are filled with 0 and `ignore`. Its length: the number of classes
-    that occur times the images of the most frequent one. Random numbers come from torch's generator, so `finetune`
+    holds which class, by dataset.labels(i) where it has that, which spares the images. crop: (h, w); smaller images are
+    filled with 0 and `ignore`. Its length: the number of classes that occur times the images of the most frequent one.
+    Random numbers come from torch's generator, so `finetune`
     repeats them. Raises InputError for an impossible crop, DataError when no pixel is labelled.
     """
 
@@ -34,7 +35,7 @@ class BalancedCrops(Dataset[tuple[Tensor, dict[str, Any]]]):
         self.dataset, self.crop, self.ignore = dataset, crop, ignore
         holders: dict[int, list[int]] = {}
         for i in range(len(dataset)):  # type: ignore[arg-type]
-            for label in dataset[i][1].unique().tolist():
+            for label in dataset.labels(i) if hasattr(dataset, "labels") else dataset[i][1].unique().tolist():
                 if label != ignore:
                     holders.setdefault(int(label), []).append(i)
         if not holders:
