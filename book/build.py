@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import bench
 import networks
 import sizes
 import yaml
@@ -39,7 +40,9 @@ def main() -> int:
     fetch()
     shutil.rmtree(BOOK / "_build", ignore_errors=True)  # a page that is gone must not linger
     GENERATED.mkdir(exist_ok=True)
-    (GENERATED / "results.md").write_text(results(ledger.load(folder=BOOK / "results")))
+    records = ledger.load(folder=BOOK / "results")
+    (GENERATED / "results.md").write_text(results(tuple(e for e in records if e.claim != bench.CLAIM)))
+    (GENERATED / "bench.md").write_text(bench.page(records, GENERATED))
     (GENERATED / "networks.md").write_text(networks.page(BOOK / "results/zoo/zoo.json"))
     (GENERATED / "minutes.md").write_text(minutes())
     (GENERATED / "sizes.md").write_text(sizes.published(sizes.load()))

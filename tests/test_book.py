@@ -43,7 +43,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-vendor, sizes, networks = load("vendor"), load("sizes"), load("networks")
+vendor, sizes, networks, bench = load("vendor"), load("sizes"), load("networks"), load("bench")
 build = load("build")  # imports them by name
 
 
@@ -154,6 +154,25 @@ def test_results_are_drawn_from_the_ledger():
     text = build.results(ledger.load())
     assert "## T1" in text and "| mini | l1 | 0.75 | 0.500 ± 0.000 | 3 |" in text
     assert "steps" not in text, "a setting that never differs is no column"
+
+
+def test_the_bench_page_has_a_table_and_a_figure_for_each_network(tmp_path: Path):
+    assert "No runs" in bench.page((), tmp_path)
+    where = {"model": "net", "dataset": "scenes", "image": [64, 128]}
+    ledger.record("bench", method="dense", seed=0, metrics={"miou": 0.7, "macs": 1000}, seconds=1, settings=where)
+    for ratio in (0.5, 0.75):
+        for seed in range(3):
+            for method, better in (("random", 0.0), ("l1", 0.002), ("thinet", 0.1)):
+                metrics = {"miou": 0.5 + better + seed / 100, "miou_before_tuning": 0.1, "iou_thin": 0.3, "macs": 500}
+                settings = {**where, "macs_ratio": ratio, "how": "uniform", "tune_steps": 10, "batch": 4}
+                ledger.record("bench", method=method, seed=seed, metrics=metrics, seconds=7, settings=settings)
+    text = bench.page(ledger.load(), tmp_path)
+    assert text.count("## net on scenes, 64 × 128") == 1 and text.count("### ") == 2
+    assert "| thinet | 0.610 ± 0.010 | 0.100 | 0.300 | 3 | +0.100, better |" in text
+    assert "| l1 | 0.512 ± 0.010 | 0.100 | 0.300 | 3 | +0.002, within noise |" in text
+    assert "| dense |" not in text and text.index("### 50%") < text.index("### 75%")
+    assert (tmp_path / "bench0.png").stat().st_size > 5000
+    assert "nan" not in text
 
 
 # The scripts that are fetched once.

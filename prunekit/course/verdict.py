@@ -4,7 +4,7 @@
 
 Symbols: n = seeds of a method; s = spread (sample standard deviation) over seeds, pooled over all methods of the
 comparison, or over the two alone where that is larger. Three standard errors, not two, because a table of ten methods
-holds ten chances to be fooled: with equally good methods and three seeds, about one table in twelve names a difference.
+holds ten chances to be fooled: with equally good methods and three seeds, three tables in a hundred name a difference.
 Fewer than three seeds: open. What the rule cannot see: all runs start from one trained network on one set of images.
 """
 
