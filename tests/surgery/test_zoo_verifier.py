@@ -237,6 +237,7 @@ def test_what_cannot_be_decided_is_not_called_wrong(make: type[nn.Module], why: 
         (lambda x: nn.functional.group_norm(x, 2), lambda x: nn.functional.group_norm(x, 2)),
         (lambda x: nn.functional.instance_norm(x), lambda x: nn.functional.instance_norm(x)),
         (lambda x: x.softmax(1), lambda x: x.softmax(1)),
+        (lambda x: nn.functional.pad(x, (1, 2)), lambda x: nn.functional.pad(x, (1, 2))),
         (lambda x: nn.functional.normalize(x, dim=1), lambda x: nn.functional.normalize(x, dim=1)),
     ],
 )

@@ -29,14 +29,14 @@ FAITHFUL = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _native_batch_norm_legit_no_training _prelu_kernel _reshape_alias
     _to_copy _unsafe_view abs adaptive_max_pool2d add addcmul alias as_strided avg_pool2d avg_pool3d cat ceil
-    celu clamp clamp_max clamp_min clone col2im constant_pad_nd copy cos detach diagonal div elu empty_like eq
-    erf exp expand fill flip floor full_like gather ge gelu grid_sampler_2d gt hardsigmoid hardswish hardtanh
-    im2col index index_select isnan le leaky_relu lift_fresh log log_sigmoid_forward lt masked_fill
-    max_pool2d_with_indices maximum minimum mish mul ne neg new_empty new_ones new_zeros ones_like permute
-    pixel_shuffle pixel_unshuffle pow reciprocal reflection_pad2d relu remainder repeat replication_pad2d roll
-    rsqrt rsub scatter select sigmoid sign silu sin slice slice_scatter softplus split split_with_sizes sqrt
-    square squeeze stack sub t tanh transpose tril triu unbind unfold unsafe_split unsqueeze upsample_bicubic2d
-    upsample_bilinear2d upsample_linear1d upsample_nearest2d view where zeros_like
+    celu clamp clamp_max clamp_min clone col2im copy cos detach diagonal div elu empty_like eq erf exp expand
+    fill flip floor full_like gather ge gelu grid_sampler_2d gt hardsigmoid hardswish hardtanh im2col index
+    index_select isnan le leaky_relu lift_fresh log log_sigmoid_forward lt masked_fill max_pool2d_with_indices
+    maximum minimum mish mul ne neg new_empty new_ones new_zeros ones_like permute pixel_shuffle pixel_unshuffle
+    pow reciprocal reflection_pad2d relu remainder repeat replication_pad2d roll rsqrt rsub scatter select
+    sigmoid sign silu sin slice slice_scatter softplus split split_with_sizes sqrt square squeeze stack sub t
+    tanh transpose tril triu unbind unfold unsafe_split unsqueeze upsample_bicubic2d upsample_bilinear2d
+    upsample_linear1d upsample_nearest2d view where zeros_like
     """.split()
 )
 
@@ -211,6 +211,14 @@ def _batch_norm(func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, train
     return _affine(out, *(None if t is None else t.view(line) for t in (w, b))), mean.flatten(), var.flatten()
 
 
+def _pad(func: Any, x: Tensor, pad: Any, value: Any = 0) -> Tensor:
+    """A border around a missing map is missing too."""
+    sides = [pad[i] or pad[i + 1] for i in range(0, len(pad), 2)]
+    padded = [-1 - i for i, wide in enumerate(sides) if wide]
+    out = func(x, pad, value)
+    return torch.where(x.isnan().all(padded, keepdim=True), torch.nan, out) if padded else out
+
+
 def _affine(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
     x = x if w is None else x * w
     return x if b is None else x + b
@@ -229,6 +237,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "var_mean": _spread(root=False, with_mean=True),
     "std_mean": _spread(root=True, with_mean=True),
     "convolution": _convolution,
+    "constant_pad_nd": _pad,
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _rms_norm,
     "native_group_norm": _group_norm,

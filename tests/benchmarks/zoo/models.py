@@ -4,8 +4,8 @@ Frozen on purpose, so that two runs compare. TIMM holds the variant with the few
 of timm 1.0.31, without its test_* toys; found once by building all variants on the meta device. Left out for their size
 (more than 120 M parameters): deepseek_vit (412 M), gemma4_vit (167 M), timm's vgg (133 M; torchvision's is there).
 TORCHVISION: the smallest of every classification and segmentation family. PAPERS: the networks of the methods taught
-here, at the size of the papers, from this package and from its peers. A number is the side of the square
-input: the trained size where the network is tied to it, else 128 or less.
+here, at the size of the papers, from this package and from its peers. A number is the side of the square input: the
+trained size where the network is tied to it, else 64 or a little more, as the verifier's float64 is slow.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from typing import Any
 from torch import nn
 
 TIMM = """
-    beit_base_patch16_224:224 halonet_h1:256 mobileone_s1:128 cait_xxs24_224:224 coat_tiny:224 convit_tiny:224
-    convmixer_768_32:128 convnext_zepto_rms:128 cpubone_nano:128 crossvit_tiny_240:240 csatv2:128
-    cs3darknet_focus_s:128 cspnext_tiny:128 davit_tiny:128 deit_tiny_patch16_224:224 densenet121:128
-    dla46x_c:128 dpn48b:128 edgenext_xx_small:128 efficientformer_l1:224 efficientformerv2_s0:224
-    mobilenetv2_035:128 efficientvim_m1:128 efficientvit_b0:128 efficientvit_m0:224
-    vit_tiny_patch16_dinov3_qkvb:256 fasternet_t0:128 fastvit_t8:128 focalnet_tiny_srf:128 gcvit_xxtiny:224
-    ghostnet_050:128 hardcorenas_b:128 hgnetv2_b0:128 hiera_tiny_224:224 sam2_hiera_tiny:128 hrnet_w18_small:128
-    iformer_t:128 inception_next_atto:128 inception_resnet_v2:128 inception_v3:128 inception_v4:128
-    lcnetv2_small:128 levit_128s:224 lowformer_b0:128 mambaout_femto:128 maxvit_pico_rw_256:256
-    poolformerv2_s12:128 gmlp_ti16_224:224 mobilenetv3_small_050:128 mobilenetv5_base:128 mobilevit_xxs:128
-    mvitv2_tiny:224 naflexvit_base_patch16_parfac_gap:128 nasnetalarge:128 nest_tiny:224 nextvit_small:128
-    nf_regnet_b0:128 pit_ti_224:224 pnasnet5large:128 pvt_v2_b0:128 qwen3_vit_88m:128 rdnet_tiny:128
-    regnetx_002:128 repghostnet_050:128 repvit_m1:128 res2next50:128 resnest14d:128 resnet10t:128
-    resnetv2_18:128 rexnet_100:128 selecsls42:128 legacy_seresnet18:128 sequencer2d_s:224 shvit_s1:128
-    skresnet18:128 starnet_s050:128 swiftformer_xs:224 swin_tiny_patch4_window7_224:224
-    swinv2_tiny_window8_256:256 swinv2_cr_tiny_224:224 tiny_vit_5m_224:128 tnt_s_legacy_patch16_224:224
-    tresnet_m:128 twins_svt_small:224 visformer_tiny:224 vit_tiny_patch16_224:224 vit_tiny_r_s16_p8_224:224
+    beit_base_patch16_224:224 halonet_h1:256 mobileone_s1:64 cait_xxs24_224:224 coat_tiny:224 convit_tiny:224
+    convmixer_768_32:64 convnext_zepto_rms:64 cpubone_nano:64 crossvit_tiny_240:240 csatv2:64
+    cs3darknet_focus_s:64 cspnext_tiny:64 davit_tiny:64 deit_tiny_patch16_224:224 densenet121:64
+    dla46x_c:64 dpn48b:64 edgenext_xx_small:64 efficientformer_l1:224 efficientformerv2_s0:224
+    mobilenetv2_035:64 efficientvim_m1:64 efficientvit_b0:64 efficientvit_m0:224
+    vit_tiny_patch16_dinov3_qkvb:256 fasternet_t0:64 fastvit_t8:64 focalnet_tiny_srf:64 gcvit_xxtiny:224
+    ghostnet_050:64 hardcorenas_b:64 hgnetv2_b0:64 hiera_tiny_224:224 sam2_hiera_tiny:64 hrnet_w18_small:64
+    iformer_t:64 inception_next_atto:64 inception_resnet_v2:96 inception_v3:96 inception_v4:96
+    lcnetv2_small:64 levit_128s:224 lowformer_b0:64 mambaout_femto:64 maxvit_pico_rw_256:256
+    poolformerv2_s12:64 gmlp_ti16_224:224 mobilenetv3_small_050:64 mobilenetv5_base:64 mobilevit_xxs:64
+    mvitv2_tiny:224 naflexvit_base_patch16_parfac_gap:64 nasnetalarge:64 nest_tiny:224 nextvit_small:64
+    nf_regnet_b0:64 pit_ti_224:224 pnasnet5large:64 pvt_v2_b0:64 qwen3_vit_88m:64 rdnet_tiny:64
+    regnetx_002:64 repghostnet_050:64 repvit_m1:64 res2next50:64 resnest14d:64 resnet10t:64
+    resnetv2_18:64 rexnet_100:64 selecsls42:64 legacy_seresnet18:64 sequencer2d_s:224 shvit_s1:64
+    skresnet18:64 starnet_s050:64 swiftformer_xs:224 swin_tiny_patch4_window7_224:224
+    swinv2_tiny_window8_256:256 swinv2_cr_tiny_224:224 tiny_vit_5m_224:64 tnt_s_legacy_patch16_224:224
+    tresnet_m:64 twins_svt_small:224 visformer_tiny:224 vit_tiny_patch16_224:224 vit_tiny_r_s16_p8_224:224
     vit_srelpos_small_patch16_224:224 samvit_base_patch16_224:224 vitamin_small_224:224 volo_d1_224:224
-    ese_vovnet19b_slim_dw:128 legacy_xception:128 xception41p:128 xcit_nano_12_p8_224:224
+    ese_vovnet19b_slim_dw:64 legacy_xception:64 xception41p:64 xcit_nano_12_p8_224:224
 """
 
 TORCHVISION = """
-    alexnet:224 convnext_tiny:128 densenet121:128 efficientnet_b0:128 efficientnet_v2_s:128 googlenet:128
-    inception_v3:128 maxvit_t:224 mnasnet0_5:128 mobilenet_v2:128 mobilenet_v3_small:128 regnet_x_400mf:128
-    regnet_y_400mf:128 resnet18:128 resnext50_32x4d:128 shufflenet_v2_x0_5:128 squeezenet1_1:128 swin_t:224
-    swin_v2_t:256 vgg11:224 vit_b_32:224 wide_resnet50_2:128 deeplabv3_mobilenet_v3_large:128 fcn_resnet50:64
-    lraspp_mobilenet_v3_large:128
+    alexnet:224 convnext_tiny:64 densenet121:64 efficientnet_b0:64 efficientnet_v2_s:64 googlenet:64
+    inception_v3:96 maxvit_t:224 mnasnet0_5:64 mobilenet_v2:64 mobilenet_v3_small:64 regnet_x_400mf:64
+    regnet_y_400mf:64 resnet18:64 resnext50_32x4d:64 shufflenet_v2_x0_5:64 squeezenet1_1:64 swin_t:224
+    swin_v2_t:256 vgg11:224 vit_b_32:224 wide_resnet50_2:64 deeplabv3_mobilenet_v3_large:64 fcn_resnet50:64
+    lraspp_mobilenet_v3_large:64
 """
 
 PAPERS = """
     prunekit/deeplabv3_r50:65 prunekit/deeplabv3_r101:65 prunekit/deeplabv3plus_mobilenetv2:128
     prunekit/pspnet_r50:64 prunekit/bisenet_r18:128 prunekit/unet_r34:128 prunekit/topformer_base:128
     prunekit/topformer_small:128 prunekit/topformer_tiny:128 prunekit/segformer_b0:128 prunekit/segformer_b2:128
-    prunekit/ssd300_r50:300 timm/resnet50:128 timm/mobilenetv1_100:128 timm/deit_base_patch16_224:224
+    prunekit/ssd300_r50:300 timm/resnet50:64 timm/mobilenetv1_100:64 timm/deit_base_patch16_224:224
     smp/deeplabv3plus:128 smp/pspnet:128 smp/segformer:128 smp/unet:128 transformers/segformer_b0:128
 """
 
