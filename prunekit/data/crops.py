@@ -25,17 +25,18 @@ class BalancedCrops(Dataset[tuple[Tensor, dict[str, Any]]]):
     dataset: gives (image float (3, H, W), mask int64 (H, W)), of fixed images; read once here to learn which image
     holds which class, by dataset.labels(i) where it has that, which spares the images. crop: (h, w); smaller images are
     filled with 0 and `ignore`. Its length: the number of classes that occur times the images of the most frequent one.
-    Random numbers come from torch's generator, so `finetune`
-    repeats them. Raises InputError for an impossible crop, DataError when no pixel is labelled.
+    Random numbers come from torch's generator, so `finetune` repeats them. Raises InputError for an impossible crop,
+    DataError when no pixel is labelled.
     """
 
     def __init__(self, dataset: Dataset[Any], crop: tuple[int, int], *, ignore: int = 255) -> None:
         if len(crop) != 2 or min(crop) < 1:
             raise InputError(f"crop is {crop}; give (height, width) in pixels.")
         self.dataset, self.crop, self.ignore = dataset, crop, ignore
+        read = getattr(dataset, "labels", lambda i: dataset[i][1].unique().tolist())
         holders: dict[int, list[int]] = {}
         for i in range(len(dataset)):  # type: ignore[arg-type]
-            for label in dataset.labels(i) if hasattr(dataset, "labels") else dataset[i][1].unique().tolist():
+            for label in read(i):
                 if label != ignore:
                     holders.setdefault(int(label), []).append(i)
         if not holders:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -34,6 +34,14 @@ from prunekit.surgery import Certificate, check_equivalence, find_groups, prune,
 from prunekit.train import Observer, TrainConfig, finetune, segmentation_loss, valid_labels
 
 Metrics = Mapping[str, Any]  # what JSON holds
+
+
+class ScoringObserver(Observer, Protocol):
+    """An observer whose statistics are a criterion."""
+
+    def scores(self, groups: Groups) -> Scores:
+        """Group -> (U,), higher = keep. ScoreError before anything was observed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,8 @@ def progressive(
     cuts: Sequence[Cut],
     folder: str | Path,
     *,
-    score: Callable[..., Scores],
-    observe: Callable[[nn.Module, Groups], Observer] | None = None,
+    score: Callable[[nn.Module, Groups], Scores] | None = None,
+    observe: Callable[[Groups], ScoringObserver] | None = None,
     pretrain: Training | None = None,
     plan: Callable[..., PruningPlan] = budget_plan,
     measure: Callable[[nn.Module], Metrics] | None = None,
@@ -106,39 +114,43 @@ def progressive(
 ) -> Progress:
     """Train the dense model, then cut and fine-tune as often as there are cuts; `model` itself is not changed.
 
-    x: an example input, as for find_groups; MACs are counted at its size. score(model, groups), or with `observe`
-    score(model, groups, observer): any criterion. observe(model, groups): who watches the training before each cut.
+    x: an example input, as for find_groups; MACs are counted at its size. Give one of score(model, groups), any
+    criterion, and observe(groups), an observer that watches the training before each cut, e.g. sirfp.Observer.
     pretrain: None = the model comes trained. plan(groups, scores, macs_ratio=...): e.g. functools.partial(budget_plan,
     how="uniform", limits=...); the limits hold for each cut. measure(model): metrics, numbers or lists of them.
     freeze: layers that keep their size.
 
-    Raises InputError for targets that do not rise, CheckpointError when the folder is of another run or damaged, and
-    the errors of finetune, score, plan and check_equivalence.
+    Raises InputError for targets that do not rise and for no criterion or two, CheckpointError when the folder is of
+    another run or damaged, and the errors of finetune, score, plan and check_equivalence.
     """
     _check(cuts)
+    criterion = score or observe
+    if criterion is None or (score and observe):
+        raise InputError("give one of score=, e.g. l1.score, and observe=, e.g. sirfp.Observer.")
     trainings = ([pretrain] if pretrain else []) + [cut.training for cut in cuts]
     configs = [training.config for training in trainings]
     store, freeze = Store(Path(folder), configs[0]), tuple(freeze)
-    store.refuse_another(identity(model, score, [cut.macs_ratio for cut in cuts], configs))
+    store.refuse_another(identity(model, criterion, [cut.macs_ratio for cut in cuts], configs))
 
     def measured(name: str, network: nn.Module) -> Metrics:
         return store.once(name, lambda: json.dumps(dict(measure(network)) if measure else {}), json.loads)
 
     groups = find_groups(model, x, freeze=freeze)
-    observer = observe(model, groups) if observe else None
+    observer = observe(groups) if observe else None
     if pretrain:
         model = _train(model, pretrain, store.folder / "dense", observer)
     dense, (macs, params) = measured("dense.json", model), _costs(groups)
     stages: list[Stage] = []
     for number, cut in enumerate(cuts, start=1):
         left = 1 - (1 - cut.macs_ratio) * macs / _costs(groups)[0]
-        make = partial(_plan, model, groups, observer, score=score, plan=plan, macs_ratio=left)
+        scores = partial(observer.scores, groups) if observer else partial(score, model, groups)  # type: ignore[arg-type]
+        make = partial(_planned, plan, groups, scores, macs_ratio=left)
         chosen = store.once(f"{number}/plan.json", make, PruningPlan.from_json)
         small = prune(model, groups, chosen)
         certificate = check_equivalence(model, small, groups, chosen, x)
         before = measured(f"{number}/cut.json", small)
         groups = find_groups(small, x, freeze=freeze)
-        observer = observe(small, groups) if observe and number < len(cuts) else None
+        observer = observe(groups) if observe and number < len(cuts) else None
         model = _train(small, cut.training, store.folder / f"{number}/tuned", observer)
         tuned = measured(f"{number}/tuned.json", model)
         stages.append(Stage(chosen, certificate, *_costs(groups), cut=before, tuned=tuned))
@@ -146,17 +158,10 @@ def progressive(
     return Progress(model, dense, macs, params, tuple(stages))
 
 
-def _plan(
-    model: nn.Module,
-    groups: Groups,
-    observer: Observer | None,
-    *,
-    score: Callable[..., Scores],
-    plan: Callable[..., PruningPlan],
-    macs_ratio: float,
+def _planned(
+    plan: Callable[..., PruningPlan], groups: Groups, scores: Callable[[], Scores], *, macs_ratio: float
 ) -> str:
-    scores = score(model, groups) if observer is None else score(model, groups, observer)
-    return plan(groups, scores, macs_ratio=macs_ratio).to_json()
+    return plan(groups, scores(), macs_ratio=macs_ratio).to_json()
 
 
 def _train(model: nn.Module, training: Training, folder: Path, observer: Observer | None) -> nn.Module:

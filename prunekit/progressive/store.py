@@ -71,7 +71,7 @@ class Store:
                     f"{self.folder} is of another model: '{name}' is {shapes.get(name, 'nothing')} there, "
                     f"{ours.get(name, 'nothing')} here. {_OTHER}"
                 )
-        for key in ("score", "macs_ratio", "settings"):
+        for key in ("criterion", "macs_ratio", "settings"):
             if there.get(key) != here[key]:
                 raise CheckpointError(f"{self.folder} was started with {_difference(key, there, here)}. {_OTHER}")
         if there.get("start") != here["start"]:
@@ -92,12 +92,12 @@ def _difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 
 
 def identity(
-    model: nn.Module, score: Callable[..., Any], macs_ratio: Sequence[float], configs: Sequence[TrainConfig]
+    model: nn.Module, criterion: Callable[..., Any], macs_ratio: Sequence[float], configs: Sequence[TrainConfig]
 ) -> dict[str, Any]:
     """What must be the same for a folder to be gone on with."""
     own = ("quiet", "save_every", "device")
     return {
-        "score": _name(score),
+        "criterion": _name(criterion),
         "macs_ratio": list(macs_ratio),
         "settings": [{k: v for k, v in asdict(config).items() if k not in own} for config in configs],
         "start": weights_hash(model),
@@ -105,9 +105,9 @@ def identity(
     }
 
 
-def _name(score: Callable[..., Any]) -> str:
+def _name(criterion: Callable[..., Any]) -> str:
     """prunekit.methods.l1.score, with the plain arguments that a partial fixes."""
-    if isinstance(score, partial):
-        fixed = {k: v for k, v in score.keywords.items() if isinstance(v, (str, int, float))}
-        return f"{_name(score.func)}({', '.join(f'{k}={v}' for k, v in sorted(fixed.items()))})"
-    return f"{getattr(score, '__module__', '')}.{getattr(score, '__qualname__', type(score).__qualname__)}"
+    if isinstance(criterion, partial):
+        fixed = {k: v for k, v in criterion.keywords.items() if isinstance(v, (str, int, float))}
+        return f"{_name(criterion.func)}({', '.join(f'{k}={v}' for k, v in sorted(fixed.items()))})"
+    return f"{getattr(criterion, '__module__', '')}.{getattr(criterion, '__qualname__', type(criterion).__qualname__)}"

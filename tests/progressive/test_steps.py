@@ -37,7 +37,7 @@ def net(width: int = 16, seed: int = 0) -> nn.Module:
 class MeanMaps:
     """Running mean of |map| of each unit, as its reader sees it: a criterion that watches training."""
 
-    def __init__(self, model: nn.Module, groups: Groups) -> None:
+    def __init__(self, groups: Groups) -> None:
         self.groups, self.means = groups, {}
 
     def watching(self, model: nn.Module):
@@ -53,15 +53,13 @@ class MeanMaps:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.means = dict(state)
 
-
-def mean_maps(model: nn.Module, groups: Groups, observer: MeanMaps) -> dict[str, Tensor]:
-    if not observer.means:
-        raise ScoreError("nothing was observed.")
-    return observer.means
+    def scores(self, groups: Groups) -> dict[str, Tensor]:
+        if not self.means:
+            raise ScoreError("nothing was observed.")
+        return self.means
 
 
 CONFIG = TrainConfig(steps=4, lr=0.05, quiet=True, device="cpu", save_every=2)
-WATCHED = {"score": mean_maps, "observe": MeanMaps}
 
 
 def labels_right(model: nn.Module) -> dict[str, float]:
@@ -73,7 +71,7 @@ def run(folder: Path, model: nn.Module | None = None, *, config: TrainConfig = C
     training = Training(config, _loader())
     targets = other.pop("targets", (0.3, 0.6))
     cuts = [Cut(target, replace(training, config=replace(config, lr=0.02))) for target in targets]
-    given = {"pretrain": training, "measure": labels_right, **WATCHED, **other}
+    given = {"pretrain": training, "measure": labels_right, "observe": MeanMaps, **other}
     return progressive(model or net(), X, cuts, folder, **given)
 
 
@@ -142,7 +140,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path: Path, call: int):
     def start(folder: Path) -> Progress:
         training = Training(CONFIG, _loader(), loss_fn)
         cuts = [Cut(t, replace(training, config=replace(CONFIG, lr=0.02))) for t in (0.3, 0.6)]
-        return progressive(net(), X, cuts, folder, pretrain=training, measure=labels_right, **WATCHED)
+        return progressive(net(), X, cuts, folder, pretrain=training, measure=labels_right, observe=MeanMaps)
 
     with pytest.raises(Stop):
         start(tmp_path / "a")
@@ -212,3 +210,9 @@ def test_files_are_whole_or_absent(tmp_path: Path):
 def test_targets_must_rise(tmp_path: Path, targets: tuple[float, ...]):
     with pytest.raises(InputError, match="each more than the one before"):
         run(tmp_path, targets=targets)
+
+
+def test_one_criterion(tmp_path: Path):
+    for given in ({"observe": None}, {"score": l1.score}):
+        with pytest.raises(InputError, match="one of score"):
+            run(tmp_path, **given)
