@@ -24,6 +24,7 @@ from prunekit.surgery.trace import (
     all_names,
     as_call,
     check_inputs,
+    check_kind,
     first_names,
     plain_attention,
     tensors_of,
@@ -76,6 +77,8 @@ def check_equivalence(
     x: an example input, as for find_groups. Call it before fine-tuning: it also compares every surviving weight with
     its source. Neither model is changed.
     """
+    for given in (model, small):
+        check_kind(given)
     check_inputs(model, x)
     tensors = _compare_tensors(model, small, groups, plan)
     inexact = tuple(n for n, k in plan.keep.items() if not groups[n].exact and len(k) < groups[n].size)

@@ -114,7 +114,11 @@ def _neutral(val: Any) -> Any:
 
 
 def _freeze_named(walk: Walk, params: dict[str, Value], names: Iterable[str]) -> None:
-    for wanted in (names,) if isinstance(names, str) else names:
+    names = (names,) if isinstance(names, (str, nn.Module)) else tuple(names)
+    for given in names:
+        if not isinstance(given, str):
+            raise GroupError(f"freeze holds a {type(given).__name__}; give names, as in model.named_modules().")
+        wanted = given.partition("#")[0]  # a group's name will do
         axes = [
             (param, dim)
             for (param, dim), role in walk.roles.items()
@@ -122,11 +126,9 @@ def _freeze_named(walk: Walk, params: dict[str, Value], names: Iterable[str]) ->
         ]
         if not axes:
             known = sorted({module_of(p) for (p, _), role in walk.roles.items() if role == "producer"})
-            raise GroupError(
-                f"freeze names '{wanted}', but no layer there makes channels. Layers that do: {known[:8]}."
-            )
+            raise GroupError(f"freeze names '{given}', but no layer there makes channels. Layers that do: {known[:8]}.")
         for param, dim in axes:
-            walk.labels.freeze(line_of(params[param], dim), f"asked to stay ('{wanted}')")
+            walk.labels.freeze(line_of(params[param], dim), f"asked to stay ('{given}')")
 
 
 def _freeze_ragged(walk: Walk) -> None:

@@ -16,12 +16,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, nn
 
 from prunekit.core import PruningPlan
 from prunekit.errors import CheckpointError, InputError, PlanError
-from prunekit.surgery.adapters import HEAD_COUNTS, HEAD_WIDTHS
 from prunekit.surgery.cut import prune
 from prunekit.surgery.groups import find_groups
 from prunekit.surgery.trace import first_names
@@ -34,7 +32,7 @@ def save_pruned(folder: str | os.PathLike[str], small: nn.Module, plans: Pruning
 
     plans: the plan that made `small`, or all of them in the order they were applied. A tensor with several names is
     stored once, under its first. Both files are written beside their places and then moved there. The weights know of
-    the plans and of head counts, so that what does not belong together is noticed.
+    the plans, so that what does not belong together is noticed.
     Raises PlanError (no plan), InputError (no model) and CheckpointError (it cannot be written).
     """
     plans = [plans] if isinstance(plans, PruningPlan) else plans
@@ -54,7 +52,7 @@ def save_pruned(folder: str | os.PathLike[str], small: nn.Module, plans: Pruning
     parts = {name: folder / f".{name}.part" for name in (WEIGHTS, PLAN)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, parts[WEIGHTS], {"plan": _fingerprint(plans), "sizes": _sizes(small)})
+        save_file(tensors, parts[WEIGHTS], {"plan": _fingerprint(plans)})
         parts[PLAN].write_text(text + "\n")
         for name, part in parts.items():
             part.replace(folder / name)
@@ -69,19 +67,20 @@ def save_pruned(folder: str | os.PathLike[str], small: nn.Module, plans: Pruning
 def load_pruned(folder: str | os.PathLike[str], dense: nn.Module, example: Any, **found: Any) -> nn.Module:
     """The small model that `save_pruned` stored, rebuilt from the dense one, whose weights do not matter.
 
-    dense: built as it was for pruning; it is left untouched. example, found: as for `find_groups` then (freeze=...).
+    dense: built as it was for pruning; it is left untouched. example, found: as for `find_groups` then (freeze=...);
+    whether heads or their dimensions went, each plan knows.
     The result has the stored types, and the device and train or eval mode of `dense`.
     Raises CheckpointError (files missing, damaged, or not of this architecture), PlanError (plan.json is damaged or
     speaks of another model) and the errors of find_groups.
     """
     folder = Path(folder)
     plans = _read_plans(folder)
-    stored, sizes = _read_tensors(folder, plans)
+    stored = _read_tensors(folder, plans)
     small = dense
     for plan in plans:
-        small = prune(small, find_groups(small, example, **found), plan)
+        heads = "dimension" if any(name.endswith("#dim") for name in plan.sizes) else "number"
+        small = prune(small, find_groups(small, example, **{"heads": heads, **found}), plan)
     _check_names(small, stored, folder)
-    _check_sizes(small, sizes, folder)
     _fill(small, stored)
     return small
 
@@ -98,17 +97,6 @@ def _fingerprint(plans: Sequence[PruningPlan]) -> str:
     return hashlib.sha256("".join(bare).encode()).hexdigest()
 
 
-def _sizes(small: nn.Module) -> str:
-    """Kind, count and hash of the sizes that no tensor shows: the numbers in a graph, or head counts."""
-    if isinstance(small, fx.GraphModule):
-        leaves = pytree.tree_leaves([(node.args, node.kwargs) for node in small.graph.nodes])
-        kind, numbers = "graph", [leaf for leaf in leaves if type(leaf) is int]
-    else:
-        kind = "class"
-        numbers = [vars(module).get(name) for module in small.modules() for name in HEAD_COUNTS + HEAD_WIDTHS]
-    return f"{kind} {len(numbers)} {hashlib.sha256(str(numbers).encode()).hexdigest()}"
-
-
 def _read_plans(folder: Path) -> list[PruningPlan]:
     file = folder / PLAN
     try:
@@ -123,8 +111,7 @@ def _read_plans(folder: Path) -> list[PruningPlan]:
     return plans
 
 
-def _read_tensors(folder: Path, plans: Sequence[PruningPlan]) -> tuple[dict[str, Tensor], str]:
-    """The tensors, and what `_sizes` said of their model."""
+def _read_tensors(folder: Path, plans: Sequence[PruningPlan]) -> dict[str, Tensor]:
     file = folder / WEIGHTS
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; was {folder} written by save_pruned?")
@@ -136,7 +123,7 @@ def _read_tensors(folder: Path, plans: Sequence[PruningPlan]) -> tuple[dict[str,
         raise CheckpointError(f"{file} is truncated or damaged ({err}); restore it from a copy.") from err
     if metadata.get("plan", _fingerprint(plans)) != _fingerprint(plans):  # others that write safetensors say nothing
         raise CheckpointError(f"{file} was stored with another {PLAN} than the one beside it; restore that one.")
-    return tensors, metadata.get("sizes", "")
+    return tensors
 
 
 def _check_names(small: nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
@@ -150,17 +137,6 @@ def _check_names(small: nn.Module, stored: Mapping[str, Tensor], folder: Path) -
                 f"'{name}' is {there} in {folder / WEIGHTS}, {here} in the pruned {type(small).__name__}. Build "
                 "the dense model with the arguments it had (classes, tied weights), and give find_groups' (freeze=...)."
             )
-
-
-def _check_sizes(small: nn.Module, sizes: str, folder: Path) -> None:
-    """CheckpointError when equal tensors mean something else: two heads of four, or four heads of two."""
-    stored, now = sizes.split(), _sizes(small).split()
-    another_version = stored[:1] == now[:1] and stored[1] != now[1]  # of torch, or of the model's code
-    if stored and stored != now and not another_version:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} fits the pruned {type(small).__name__}, but its code has other sizes than the stored "
-            "model's: heads for head dimensions? Give what find_groups was given then (heads=...)."
-        )
 
 
 def _fill(small: nn.Module, stored: Mapping[str, Tensor]) -> None:

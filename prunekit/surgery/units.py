@@ -70,11 +70,13 @@ def _add_group(
     for axis in dict.fromkeys(signature):
         (param, dim), role = axes[axis]
         members.append(Member(param, dim, torch.from_numpy(positions[:, columns == axis].copy()), role))
-    name = _fresh_name(groups, name)
+    kind = _kind(solution, params, roots, members)
+    # a plan made for heads must not be taken for one made for their positions: the layer is the same
+    name = _fresh_name(groups, f"{name}#dim" if kind == "head_dim" else name)
     groups[name] = ChannelGroup(
         name=name,
         size=len(units),
-        kind=_kind(solution, params, roots, members),
+        kind=kind,
         members=tuple(members),
         exact=not roots & solution.marked["inexact"],
     )

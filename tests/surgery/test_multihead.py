@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import nets
 
 from prunekit.core import PruningPlan
-from prunekit.errors import GroupError
+from prunekit.errors import GroupError, PlanError
 from prunekit.plan import plan_macs, plan_params
 from prunekit.profiling import count_macs, count_params
 from prunekit.surgery import check_equivalence, find_groups, prune
@@ -134,10 +134,10 @@ def test_a_vision_transformer_keeps_its_heads_and_its_scale(fused: bool, monkeyp
     torch.manual_seed(0)
     model, x = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2).eval(), torch.randn(1, 3, 32, 32)
     groups = find_groups(model, x, heads="dimension")
-    group = groups["blocks.0.attn.qkv"]
+    group = groups["blocks.0.attn.qkv#dim"]
     assert (group.kind, group.size) == ("head_dim", 64)
     assert group.producers()[0].index[0].tolist() == [64 * i for i in range(9)]  # q, k, v of three heads
-    plan = PruningPlan({"blocks.0.attn.qkv": 64}, {"blocks.0.attn.qkv": tuple(range(0, 64, 2))})
+    plan = PruningPlan({group.name: 64}, {group.name: tuple(range(0, 64, 2))})
     small = prune(model, groups, plan)
     assert check_equivalence(model, small, groups, plan, x).max_error < 1e-12
     assert count_macs(small, x) == plan_macs(groups, plan) < count_macs(model, x)
@@ -155,6 +155,13 @@ def test_the_papers_transformers_lose_head_dimensions(build: str) -> None:
     plan = nets.random_plan(groups, 0.5)
     assert any(g.kind == "head_dim" for g in groups.values())
     assert check_equivalence(model, prune(model, groups, plan), groups, plan, x).max_error < 1e-9
+
+
+def test_a_plan_for_dimensions_is_not_taken_for_heads() -> None:
+    model = Attends().eval()
+    plan = nets.random_plan(find_groups(model, X, heads="dimension"), 0.5)
+    with pytest.raises(PlanError, match="'attend.in_proj_weight#dim', which this model does not have"):
+        prune(model, find_groups(model, X), plan)
 
 
 def test_heads_must_be_one_of_two() -> None:

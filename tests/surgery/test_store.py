@@ -207,6 +207,6 @@ def test_head_dimensions_are_not_taken_for_heads(name: str, tmp_path: Path) -> N
     plan = PruningPlan({qkv: 4}, {qkv: (0, 2)})
     small = pk.prune(model, groups, plan)
     pk.save_pruned(tmp_path, small, plan)
-    assert torch.equal(pk.load_pruned(tmp_path, build().eval(), x, heads="dimension")(x), small(x))
-    with pytest.raises(CheckpointError, match="heads for head dimensions. Give what find_groups was given"):
-        pk.load_pruned(tmp_path, build(), x)
+    assert torch.equal(pk.load_pruned(tmp_path, build().eval(), x)(x), small(x))
+    with pytest.raises(PlanError, match="#dim', which this model does not have"):
+        pk.load_pruned(tmp_path, build(), x, heads="number")

@@ -47,7 +47,7 @@ def roll(w: Walk, node: Node) -> Value | list[Value]:
 def flip(w: Walk, node: Node) -> Value | list[Value]:
     """The order of some axes is turned round."""
     a, x = w.args(node), next(w.inputs(node))
-    return result(node, tuple(np.flip(f, [d for d in a.dims if f.shape[d] > 1]) for f in x.factors))
+    return result(node, tuple(np.flip(f, tuple(d for d in a.dims if f.shape[d] > 1)) for f in x.factors))
 
 
 def pad(w: Walk, node: Node) -> Value | list[Value]:
