@@ -76,7 +76,7 @@ def _reader(model: nn.Module, groups: Groups, group: ChannelGroup) -> tuple[nn.M
     for member in group.consumers():
         layer = layer_of(model, member.tensor)
         if layer is not None:
-            return layer, input_positions(layer, member, groups)
+            return layer, channel_positions(layer, member, groups)
     raise ScoreError(
         f"what reads '{group.name}' is no convolution or linear layer of its own, so its activations cannot be seen; "
         "leave it out: groups.only([...])."
@@ -96,9 +96,9 @@ def layer_of(model: nn.Module, tensor: str) -> nn.Module | None:
     return layer if isinstance(layer, (_ConvNd, nn.Linear)) and not inside else None
 
 
-def input_positions(layer: nn.Module, member: Member, groups: Groups) -> Tensor:
-    """(U, K) input channels: a grouped convolution's weight counts them within one of its groups only."""
-    if not isinstance(layer, _ConvNd) or layer.groups == 1 or layer.transposed:
+def channel_positions(layer: nn.Module, member: Member, groups: Groups) -> Tensor:
+    """(U, K) channels of what the layer reads or gives: a grouped convolution's axis 1 counts within one group only."""
+    if not isinstance(layer, _ConvNd) or layer.groups == 1 or member.dim == 0:
         return member.index
     inside = groups.shapes[member.tensor][1]
     starts = torch.arange(layer.groups) * inside
