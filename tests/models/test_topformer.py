@@ -37,6 +37,17 @@ def test_logits_come_at_the_size_of_the_image() -> None:
         assert [s.shape[1:] for s in big.scales(IMAGE)] == [(16, 24, 32), (32, 12, 16), (64, 6, 8), (96, 3, 4)]
 
 
+def test_attention_starts_as_nothing_and_learns() -> None:
+    """As in the authors' code; a mini network without it learns much more slowly."""
+    torch.manual_seed(0)
+    model = topformer_mini(5).train()
+    block = model.transformer[0]
+    tokens = torch.randn(2, 192, 4, 8)
+    assert torch.equal(block.attention(tokens), torch.zeros_like(tokens))  # type: ignore[operator]
+    model(torch.randn(2, 3, 64, 128)).square().mean().backward()
+    assert block.attention.project[1].weight.grad.abs().sum() > 0  # type: ignore[union-attr,index]
+
+
 @pytest.mark.parametrize(
     ("variant", "params_m", "macs_g"), [("base", 5.063, 1.8), ("small", 3.035, 1.2), ("tiny", 1.390, 0.6)]
 )

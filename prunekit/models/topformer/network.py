@@ -166,6 +166,7 @@ class TopFormer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(sizes.width, classes, 1)
         self.apply(_init)
+        nn.init.normal_(self.classifier.weight, std=0.01)
 
     def scales(self, x_BCHW: Tensor) -> list[Tensor]:
         """The pyramid's four maps, fine to coarse."""
@@ -193,11 +194,14 @@ class TopFormer(nn.Module):
 
 
 def _init(module: nn.Module) -> None:
+    """The authors' start: fan-out for convolutions; attention adds nothing at first, its last norm scales by 0."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, Attention):
+        nn.init.zeros_(module.project[1].weight)  # type: ignore[arg-type]
 
 
 def topformer(classes: int, *, variant: str = "base", drop_path: float = 0.1) -> TopFormer:
