@@ -1,6 +1,7 @@
 """The trained mini networks that come with the package: load("deeplabv3_mini").
 
     deeplabv3_mini   ResNet-10 without stem pooling, output stride 4, ASPP, auxiliary head
+    pspnet_mini      the same backbone, pyramid pooling, auxiliary head
     bisenet_mini     ResNet-10 beside a stride-4 spatial path, two auxiliary heads: the fastest to train
     segformer_mini   MiT with a stride-2 first embedding, all-MLP decoder: the best of them, thin things included
 
@@ -23,11 +24,13 @@ from torch import nn
 from prunekit.errors import CheckpointError, InputError
 from prunekit.models.bisenet import bisenet_mini
 from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.models.pspnet import pspnet_mini
 from prunekit.models.segformer import segformer_mini
 
 FOLDER = Path(__file__).parent / "checkpoints"
 BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "deeplabv3_mini": deeplabv3_mini,
+    "pspnet_mini": pspnet_mini,
     "bisenet_mini": bisenet_mini,
     "segformer_mini": segformer_mini,
 }
