@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from prunekit.core import ChannelGroup, Groups, Scores
 from prunekit.data.scenes import SceneDataset
 from prunekit.errors import ScoreError
-from prunekit.methods import cap, chip, dcfp, depgraph, fpgm, hrank, l1, random, slimming, taylor, thinet
+from prunekit.methods import cap, chip, dcfp, depgraph, fpgm, hrank, l1, random, sirfp, slimming, taylor, thinet
 from prunekit.models.deeplab import deeplabv3_mini
 from prunekit.models.segformer import segformer_mini
 from prunekit.surgery import find_groups
@@ -36,6 +36,7 @@ DATA: dict[str, Score] = {
     "thinet": thinet.score,
     "cap": cap.score,
     "dcfp": dcfp.score,
+    "sirfp": sirfp.score,
 }
 NORMED = ("slimming", "cap", "dcfp")  # defined on batch-norm scales alone
 
