@@ -102,7 +102,7 @@ def masks_view(study: MaskStudy, image: int, method: str, ratio: float) -> View:
         ax.imshow(picture, interpolation="nearest")
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
-    kinds = [Patch(color=np.array(rgb) / 255, label=kind) for kind, rgb in CHANGES.items()]
+    kinds = [Patch(color=(r / 255, g / 255, b / 255), label=kind) for kind, (r, g, b) in CHANGES.items()]
     axes[1, 1].legend(handles=kinds, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, fontsize=7, frameon=False)
     patches = [Patch(color=rgb / 255, label=name) for rgb, name in zip(study.palette, study.classes)]
     fig.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
