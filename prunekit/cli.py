@@ -20,6 +20,7 @@ from prunekit.course import site
 from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
 from prunekit.plan import How
+from prunekit.train.config import Precision
 
 DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
 
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
-    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench"))
+    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp"))
 
     data = commands.add_parser("data", help="fetch a data set; without a name, list them")
     data.add_argument("name", nargs="?")
@@ -92,6 +93,19 @@ def add_experiments(experiments: Any) -> None:
     bench.add_argument("--steps", type=int, help="of fine-tuning")
     bench.add_argument("--how", choices=get_args(How), help="the planner (default: uniform)")
     bench.set_defaults(do=run_bench)
+
+    sirfp = experiments.add_parser("sirfp", parents=[common], help="lesson 05: redundancy by maps, progressive cuts")
+    sirfp.add_argument("--model", help="e.g. deeplabv3, deeplabv3plus, pspnet")
+    sirfp.add_argument("--macs-ratio", type=float, help="fraction of the MACs to remove; the paper has 0.6, 0.7, 0.8")
+    sirfp.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of a training crop, pixels")
+    sirfp.add_argument("--steps", type=int, help="of each training")
+    sirfp.add_argument("--batch", type=int, help="images a step, over all processes")
+    sirfp.add_argument("--every", type=int, help="observe one step in so many")
+    sirfp.add_argument("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
+    sirfp.add_argument("--precision", choices=get_args(Precision), default="no")
+    sirfp.add_argument("--workers", type=int, default=0, help="processes that load pictures")
+    sirfp.add_argument("--seed", type=int, default=0)
+    sirfp.set_defaults(do=run_sirfp)
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -149,6 +163,19 @@ def run_bench(args: argparse.Namespace) -> int:
     )
     choose_ledger(args)
     bench.run(chosen, scale=scale, root=args.root, out=args.out)
+    return 0
+
+
+def run_sirfp(args: argparse.Namespace) -> int:
+    """The preset of the scale and data set, with what the command line says instead."""
+    from prunekit.course.sirfp import override, preset_of, run
+
+    scale = read_scale(args.scale)
+    given = {name: getattr(args, name) for name in ("model", "macs_ratio", "steps", "batch", "every", "pretrained")}
+    preset = override(preset_of(scale, args.dataset), size=tuple(args.size) if args.size else None, **given)
+    choose_ledger(args)
+    same = {name: getattr(args, name) for name in ("root", "out", "seed", "precision", "workers")}
+    run(preset, scale=scale, **same)
     return 0
 
 

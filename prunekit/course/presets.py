@@ -47,6 +47,7 @@ LESSONS: dict[str, Minutes] = {
 CLAIMS: dict[str, str] = {
     "Q1": "lesson 00 on real streets: DeepLabV3 keeps its mIoU at half of its MACs",
     "bench": "the fair bench: every criterion at equal work and equal fine-tuning",
+    "S1": "SIRFP beats other criteria at equal MACs",
 }
 
 

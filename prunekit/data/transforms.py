@@ -44,9 +44,9 @@ def _check(image: Tensor, who: str) -> None:
 
 
 def train_transform(
-    crop: tuple[int, int], *, scale: tuple[float, float] = (0.75, 1.5), flip: float = 0.5, jitter: float = 0.2
+    crop: tuple[int, int] | None, *, scale: tuple[float, float] = (0.75, 1.5), flip: float = 0.5, jitter: float = 0.2
 ) -> v2.Compose:
-    """Random scale, crop of (H, W) pixels, left-right flip, light colour jitter, normalisation.
+    """Random scale, crop of (H, W) pixels (None: none), left-right flip, light colour jitter, normalisation.
 
     Where the scaled picture is smaller than the crop, the image is filled with ImageNet's mean colour and the mask
     with 255 = ignore. flip: its probability. jitter: strength of brightness, contrast and saturation changes, 0 = off.
@@ -56,7 +56,7 @@ def train_transform(
     Raises InputError for a crop below 1 pixel, a scale range that is empty or not positive, flip or jitter outside
     [0, 1].
     """
-    if len(crop) != 2 or min(crop) < 1:
+    if crop is not None and (len(crop) != 2 or min(crop) < 1):
         raise InputError(f"crop is {crop}; give (height, width) in pixels.")
     if not 0 < scale[0] <= scale[1]:
         raise InputError(f"scale range is {scale}; give (low, high) with 0 < low <= high.")
@@ -71,7 +71,7 @@ def train_transform(
     return v2.Compose(
         [
             RandomScale(*scale),
-            v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
+            *([v2.RandomCrop(crop, pad_if_needed=True, fill=fill)] if crop is not None else []),
             v2.RandomHorizontalFlip(flip),
             v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
             *_to_model(),
