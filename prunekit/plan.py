@@ -67,8 +67,8 @@ def global_plan(
 ) -> PruningPlan:
     """Remove this fraction of all scored units of the network, the lowest scores first wherever they are.
 
-    normalize: "mean" divides each group's scores by their mean, so that layers with large weights do not win by
-    scale; "none" compares them as they are. Raises as uniform_plan does.
+    normalize: "mean" divides each group's scores by their mean (where that is above 0), so that layers with large
+    weights do not win by scale; "none" compares them as they are. Raises as uniform_plan does.
     """
     _check_ratio("ratio", ratio)
     limits = limits or Limits()

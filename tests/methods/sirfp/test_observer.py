@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from prunekit.errors import CheckpointError, InputError, ScoreError
 from prunekit.methods import sirfp
 from prunekit.methods.sirfp.redundancy import redundancy
 from prunekit.surgery import find_groups
+from prunekit.train import Step, TrainConfig, finetune
 
 X = torch.randn(5, 2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 
@@ -123,6 +125,25 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(case: tuple[Net, Groups]) -> Non
     theirs = second.state_dict()
     assert theirs.keys() == whole.state_dict().keys()
     assert all(torch.equal(value, theirs[key]) for key, value in whole.state_dict().items())
+
+
+def test_a_training_run_that_broke_off_observes_what_an_unbroken_one_does(case: tuple[Net, Groups], tmp_path) -> None:
+    model, groups = case
+    data = [(x, torch.randint(0, 2, (2, 6, 8), generator=torch.Generator().manual_seed(i))) for i, x in enumerate(X)]
+    config = TrainConfig(steps=5, lr=0.01, save_every=2, quiet=True)
+    whole, broken, resumed = (sirfp.Observer(groups, decay=0.6) for _ in range(3))
+
+    def breaks(step: Step, _: nn.Module) -> None:
+        if step.step == 3:
+            raise RuntimeError("power cut")
+
+    train = partial(finetune, model, data, config)
+    train(observer=whole)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(observer=broken, checkpoint=tmp_path / "run", on_step=breaks)
+    train(observer=resumed, checkpoint=tmp_path / "run")
+    assert whole.observations == resumed.observations == {"a": 5, "b": 5}
+    assert all(torch.equal(whole.edges[name], resumed.edges[name]) for name in groups)
 
 
 def test_the_state_of_another_model_or_metric_is_refused(case: tuple[Net, Groups]) -> None:
