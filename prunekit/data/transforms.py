@@ -51,7 +51,7 @@ def train_transform(
     Where the scaled picture is smaller than the crop, the image is filled with ImageNet's mean colour and the mask
     with 255 = ignore. flip: its probability. jitter: strength of brightness, contrast and saturation changes, 0 = off.
     The result is called with (tv_tensors.Image, tv_tensors.Mask), as the data sets here do, and gives
-    (float32 (3, *crop), int64 (*crop)). Random numbers come from torch's generator.
+    (float32 (3, *crop), int64 (*crop)), without a crop of the scaled size. Random numbers come from torch's generator.
 
     Raises InputError for a crop below 1 pixel, a scale range that is empty or not positive, flip or jitter outside
     [0, 1].

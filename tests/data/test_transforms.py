@@ -112,3 +112,8 @@ def test_bad_arguments(crop, kwargs, says):
 def test_channels_last_is_refused(change):
     with pytest.raises(InputError, match=r"3, H, W\), got \(8, 9, 3\)"):
         change(torch.zeros(8, 9, 3))
+
+
+def test_without_a_crop_pictures_keep_their_scaled_size():
+    image, mask = train_transform(None, scale=(2.0, 2.0), flip=0.0, jitter=0.0)(*coded(10, 20))
+    assert image.shape == (3, 20, 40) and torch.equal(red(image), mask)
