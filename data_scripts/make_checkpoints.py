@@ -55,10 +55,10 @@ RECIPES = {
     "deeplabv3_mini": Recipe(half=False),
     "pspnet_mini": Recipe(steps=1200),
     "bisenet_mini": Recipe(steps=1500),
-    "unet_mini": Recipe(steps=1000),
+    "unet_mini": Recipe(steps=800),
     "segformer_mini": Recipe(steps=1500, lr=0.002, warmup=100),
-    "topformer_mini": Recipe(steps=1000),
-    "ssd_mini": Recipe(steps=1500),
+    "topformer_mini": Recipe(steps=1000, lr=0.006, warmup=100),
+    "ssd_mini": Recipe(steps=1200),
 }
 
 
@@ -156,11 +156,11 @@ def write(path: Path, raw: bytes) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="which networks (default: all)")
+    parser.add_argument("names", nargs="*", choices=[*zoo.BUILDERS, []], help="which networks (default: all)")
     parser.add_argument("--out", type=Path, default=zoo.FOLDER, help="folder (default: inside the package)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.names or RECIPES:
+    for name in args.names or zoo.BUILDERS:
         train(name, RECIPES[name], args.out)
 
 

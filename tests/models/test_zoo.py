@@ -20,7 +20,12 @@ from prunekit.profiling import count_params
 from prunekit.surgery import check_equivalence, find_groups, prune
 
 NAMES = list(zoo.BUILDERS)
-FLOOR = {"deeplabv3_mini": 0.70, "pspnet_mini": 0.67, "bisenet_mini": 0.69, "segformer_mini": 0.78}  # mIoU, or AP50 of a detector
+FLOOR = {
+    "deeplabv3_mini": 0.70,
+    "pspnet_mini": 0.67,
+    "bisenet_mini": 0.69,
+    "segformer_mini": 0.78,
+}  # mIoU, or AP50 of a detector
 
 
 def copied(name: str, to: Path) -> Path:
