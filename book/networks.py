@@ -74,7 +74,8 @@ def failures(rows: list[Row]) -> str:
     found: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row["verdict"] != "correct":
-            key = (row["model"], row["verdict"], row["detail"])
+            why = row["detail"] + (f" ({row['cause']})" if row.get("cause") else "")
+            key = (row["model"], row["verdict"], why)
             found.setdefault(key, []).append(f"{row['ratio']:.0%}")
     lines = [["network", "removed", "verdict", "why"]]
     lines += [[short(model), ", ".join(ratios), verdict, code(why)] for (model, verdict, why), ratios in found.items()]

@@ -21,7 +21,7 @@ def row(model: str, ratio: float, verdict: str, tool: str = "ours", **more: Any)
 ROWS = [
     row("timm/a_b", 0.25, "correct"),
     row("timm/a_b", 0.5, "correct", find_s=1.25, prune_s=0.5, params_left=0.254, macs_left=0.5, frozen=0, edited=True),
-    row("timm/a_b", 0.75, "refused", detail="'x|y' stays: `roll`"),
+    row("timm/a_b", 0.75, "refused", detail="'x|y' stays: `roll`", cause="RuntimeError: 3"),
     row("timm/c", 0.5, "correct"),
     row("timm/a_b", 0.25, "wrong", "torch-pruning", detail="proj reads removed channels"),
     row("timm/a_b", 0.5, "wrong", "torch-pruning", detail="proj reads removed channels"),
@@ -53,5 +53,5 @@ def test_reasons_are_grouped_and_safe_in_a_table(tmp_path: Path):
     path = tmp_path / "zoo.json"
     path.write_text(json.dumps({"device": "cpu", "versions": {"torch": "2"}, "rows": ROWS}))
     text = networks.page(path)
-    assert "`'x/y' stays: 'roll'`" in text
+    assert "`'x/y' stays: 'roll' (RuntimeError: 3)`" in text
     assert "torch 2; commit abc" in text

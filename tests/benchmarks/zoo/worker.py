@@ -79,10 +79,15 @@ def results(case: Case, tool: str) -> Any:
             row |= verdict(dense, small, again, full)
             row["verify_s"] = round(time.perf_counter() - start, 1)
         except (PrunekitError, Refused) as err:
-            row |= {"verdict": "refused", "detail": first_line(err)}
+            row |= {"verdict": "refused", "detail": first_line(err), "cause": cause(err)}
         except Exception as err:
             row |= {"verdict": "crash", "detail": f"{type(err).__name__}: {first_line(err)}"}
         yield row
+
+
+def cause(err: BaseException) -> str:
+    """What an error was raised from: prune's second attempt, on the graph, fails under the first one's message."""
+    return f"{type(err.__cause__).__name__}: {first_line(err.__cause__)}" if err.__cause__ else ""
 
 
 def measured(dense: nn.Module, small: nn.Module, x: Tensor) -> dict[str, Any]:
