@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import websocket  # websocket-client, which jupyter-server brings
+import websocket
 
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", MAC)
@@ -115,6 +115,13 @@ class Page:
         """The value of a JavaScript expression; None while it fails."""
         found = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         return found["result"].get("value") if "exceptionDetails" not in found else None
+
+    def wait(self, what: str, expression: str, otherwise: Callable[[], None] = lambda: None) -> None:
+        """Until the expression is true; meanwhile `otherwise` again and again. AssertionError shows the page's text."""
+        try:
+            wait_for(what, lambda: self.js(expression) or otherwise())
+        except AssertionError as err:
+            raise AssertionError(f"{err}; the page says:\n{self.js('document.body.innerText')}") from None
 
     def place(self, selector: str, *, across: float = 0.5) -> tuple[float, float]:
         """Where an element is on the page: its middle, or elsewhere between its left (0) and right (1) edge."""
