@@ -39,20 +39,11 @@ class Store:
     def once(self, name: str, make: Callable[[], str], read: Callable[[str], Read]) -> Read:
         """What the file says; made first, in one move, if it is not there."""
         file = self.folder / name
-
-        def write() -> None:
-            if not file.exists():
-                text = make()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_name(f".{file.name}.part")
-                part.write_text(text)
-                part.replace(file)
-
+        self.by_one(lambda: file.exists() or _write(file, make()))
         try:
-            self.by_one(write)
             text = file.read_text()
         except OSError as err:
-            raise CheckpointError(f"cannot write or read {file} ({err}); free space, or give another folder.") from err
+            raise CheckpointError(f"cannot read {file} ({err}); do all processes see this disk?") from err
         try:
             return read(text)
         except ValueError as err:  # PlanError is one
@@ -76,6 +67,17 @@ class Store:
                 raise CheckpointError(f"{self.folder} was started with {_difference(key, there, here)}. {_OTHER}")
         if there.get("start") != here["start"]:
             raise CheckpointError(f"{self.folder} was started from other weights of the same shapes. {_OTHER}")
+
+
+def _write(file: Path, text: str) -> None:
+    """In one move: a reader sees all of it or nothing."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text)
+        part.replace(file)
+    except OSError as err:
+        raise CheckpointError(f"cannot write {file} ({err}); free space, or give another folder.") from err
 
 
 _OTHER = "Use what it was started with, or another folder for another run."

@@ -216,3 +216,17 @@ def test_one_criterion(tmp_path: Path):
     for given in ({"observe": None}, {"score": l1.score}):
         with pytest.raises(InputError, match="one of score"):
             run(tmp_path, **given)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"cannot write .*run\.json .*another folder"):
+        run(tmp_path / "file")
+
+
+def test_what_fails_while_it_measures_is_not_taken_for_the_disk(tmp_path: Path):
+    def measure(model: nn.Module) -> dict[str, float]:
+        raise FileNotFoundError("a picture is gone")
+
+    with pytest.raises(FileNotFoundError, match="a picture is gone"):
+        run(tmp_path, measure=measure)
