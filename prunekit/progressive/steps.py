@@ -88,11 +88,11 @@ class Progress:
 
     def __str__(self) -> str:
         def row(name: str, macs: float, params: float, cut: Metrics, tuned: Metrics) -> str:
-            cells = [f"{cut.get(k, float('nan')):>10.3f} ->{tuned[k]:>7.3f}" for k in shown]
-            return f"{name:<8}{macs:>8.2f}{params:>8.2f}" + "".join(f"{cell:>22}" for cell in cells)
+            cells = [(f"{cut[k]:.3f} -> " if k in cut else "") + f"{tuned[k]:.3f}" for k in shown]
+            return f"{name:<8}{macs:>8.2f}{params:>8.2f}" + "".join(f"{cell:>20}" for cell in cells)
 
         shown = [k for k, v in self.dense.items() if isinstance(v, (int, float))]
-        lines = [f"{'':<8}{'MACs':>8}{'params':>8}" + "".join(f"{k + ' cut -> tuned':>22}" for k in shown)]
+        lines = [f"{'':<8}{'MACs':>8}{'params':>8}" + "".join(f"{k:>20}" for k in shown) + "   (cut -> tuned)"]
         lines.append(row("dense", 1.0, 1.0, {}, self.dense))
         for n, s in enumerate(self.stages, 1):
             lines.append(row(f"step {n}", s.macs / self.macs, s.params / self.params, s.cut, s.tuned))
