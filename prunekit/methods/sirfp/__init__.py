@@ -8,8 +8,9 @@ Symbols: r = redundancy, log 2 for equal maps and 0 for disjoint ones; a = edge 
 layer's channels. Needs: batches, or an Observer during training; targets are not looked at. Maps are the signed output
 of the batch norm (where there is none: of the layer itself), all positions of a head together.
 
-Why greedily, one by one: of two identical channels the first to go takes the other's only twin away, so one of them
-stays. A criterion that measures all channels against all (FPGM) drops both.
+Why greedily, one by one: of two identical channels the first to go takes the other's twin away, and from then on the
+other is judged by what it shares with the rest alone. A criterion that measures all channels against all (FPGM) counts
+the twin against both to the end.
 
 Coupled layers: one clique a group. Where several norms or layers make the same channels, a_ij is the mean over them.
 
