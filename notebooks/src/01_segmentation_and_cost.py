@@ -841,7 +841,7 @@ print(f"{cost.latency_ms:.1f} ms on {cost.device}, {cost.peak_bytes / 2**20:.1f}
 # DeepLabV3 is Chen et al. 2017, Cityscapes and its long tail Cordts et al. 2016, ResNet He et al. 2016; all in the
 # [list of references](../book/references.md).
 #
-# Now you can say what is good and what is expensive. Next: which channels can go.
+# Now you can say what is good and what is expensive. Next: how a channel comes out.
 
 # %% tags=["volatile"]
 course.footer()

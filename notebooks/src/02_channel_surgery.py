@@ -889,8 +889,9 @@ complaint(lambda: pk.check_equivalence(segformer, fault, seg_groups, plan, stree
 #
 # Why does an attention head go as one? A head compares queries with keys by a sum over *its* positions. Take one position
 # out of the query, and its partner in the key has nothing to meet; and there is no weight that reads the two, so there is
-# no place for a mask. A whole head is another matter: only the projection behind it reads what it makes. This is what one
-# unit owns:
+# no column to silence. A whole head is another matter: only the projection behind it reads what it makes. (Position $d$ of
+# *all* heads can go too, in query and key alike; `find_groups(..., heads="dimension")` forms such units.) This is what one
+# head and one neuron own:
 
 
 # %% tags=["nbval-check-output"]
