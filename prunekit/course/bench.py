@@ -15,6 +15,9 @@ shows what the repair alone is worth.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prunekit.core import Groups, Scores
-from prunekit.course import ledger, verdict
+from prunekit.course import ledger, site, verdict
 from prunekit.course.presets import Bench, Scale
 from prunekit.course.quickstart import dense_model, train_config
 from prunekit.course.setup import pick_device
@@ -161,7 +164,8 @@ def one(bench: Bench, each: Run, task: Task, dense: nn.Module, groups: Groups, x
         small = reconstruct(dense, small, groups, plan, see.batches, seed=each.seed)
     before = evaluate(small, task.test_loader(), len(task.classes))
     config = train_config(bench.training, seed=each.seed, tune=True, quiet=True)
-    unfinished = out / f"{each.method}-{each.ratio:g}-{bench.how}-s{each.seed}"
+    asked = json.dumps(settings(bench, {}, each.ratio), sort_keys=True).encode()
+    unfinished = out / f"{each.method}-s{each.seed}-{hashlib.sha256(asked).hexdigest()[:8]}"
     loader = task.train_loader(bench.training.batch)
     tuned = finetune(small, loader, config, loss_fn=task.loss, checkpoint=unfinished).model
     found = measured(tuned, task, x)
@@ -208,6 +212,13 @@ def settings(bench: Bench, where: dict[str, Any], ratio: float) -> dict[str, Any
         "lr": training.lr,
         "score_batches": bench.score_batches,
     }
+
+
+def stored(bench: Bench, ratio: float, *, scale: Scale = "mini") -> list[ledger.Record]:
+    """The ledger's runs of this comparison; none outside a checkout."""
+    found = ledger.load(CLAIM) if site.checkout() is not None or "PRUNEKIT_RESULTS" in os.environ else ()
+    alike = settings(bench, {"model": bench.model, "dataset": bench.training.dataset}, ratio)
+    return [e for e in found if e.scale == scale and alike.items() <= e.settings.items()]
 
 
 def check(bench: Bench) -> None:

@@ -39,7 +39,7 @@ LESSONS: dict[str, Minutes] = {
     "00_quickstart": Minutes(mini=1.5, small=30),
     "01_segmentation_and_cost": Minutes(mini=1),
     "02_channel_surgery": Minutes(mini=0.75),
-    "03_importance": Minutes(mini=2.5),
+    "03_importance": Minutes(mini=2),
 }
 
 

@@ -48,7 +48,7 @@ def test_every_run_is_recorded_once_and_a_second_start_finds_nothing_to_do(place
     dense = next(r for r in records if r.method == "dense")
     assert pruned[0].metrics["macs"] <= dense.metrics["macs"] / 2
     assert all(0 <= r.metrics["iou_thin"] <= 1 and r.metrics["miou_before_tuning"] >= 0 for r in pruned)
-    assert not list(place.glob("deeplabv3_mini/*-s*")), "checkpoints of finished runs stay behind"
+    assert not list(place.glob("deeplabv3_mini/*-s?-*")), "checkpoints of finished runs stay behind"
     stamps = {path: path.stat().st_mtime_ns for path in ledger.results_folder().iterdir()}
     bench.run(two, scale="mini", root=None, out=place)
     assert {path: path.stat().st_mtime_ns for path in ledger.results_folder().iterdir()} == stamps
@@ -74,6 +74,10 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(place: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         bench.run(TINY, scale="mini", root=None, out=place / "b")
     assert [r.method for r in ledger.load("bench")] == ["dense"]
+    other = replace(TINY, training=replace(TRAINING, tune_steps=1), methods=("random",))
+    bench.run(other, scale="mini", root=None, out=place / "b")  # another budget does not meet the half-finished run
+    assert [r.method for r in ledger.load("bench") if r.settings.get("tune_steps") != 2] == ["dense", "random"]
+    ledger.results_folder().joinpath(next(r.file_name() for r in ledger.load("bench") if r.method == "random")).unlink()
     bench.run(TINY, scale="mini", root=None, out=place / "b")
     assert {r.method: r.metrics["iou"] for r in ledger.load("bench")} == whole
 
