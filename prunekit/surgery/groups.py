@@ -16,7 +16,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from prunekit.core import Groups, Heads
-from prunekit.errors import GroupError, TraceError
+from prunekit.errors import GroupError, InputError, TraceError
 from prunekit.surgery.labels import Labels
 from prunekit.surgery.rules import RULES, Walk, op_name, unknown
 from prunekit.surgery.trace import check_inputs, export, first_names, tensors_of
@@ -47,7 +47,7 @@ def find_groups(model: nn.Module, example: Any, *, freeze: Iterable[str] = (), h
         macs = dict(walk.positions), list(walk.products)
         try:
             walk_graph(walk, export(model, example, training=True), params, aliases)
-        except TraceError as err:
+        except (TraceError, InputError) as err:  # an auxiliary head may want a larger image than the rest
             notes = {module_of(name): f"only training could reach it: {err}" for name in unreached}
         walk.positions, walk.products = macs
     _freeze_named(walk, params, freeze)

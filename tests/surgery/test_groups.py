@@ -102,6 +102,17 @@ def test_a_head_that_only_trains_still_reads() -> None:
     assert not any("unused" in m.tensor for g in groups.values() for m in g.members)
 
 
+def test_a_head_that_training_cannot_run_at_this_size_stays_whole() -> None:
+    class Hungry(nets.Auxiliary):
+        def forward(self, x: torch.Tensor) -> object:
+            y = self.a(x).relu()
+            return (self.b(y), self.aux(y[..., 8:].unfold(-1, 5, 5)[..., 0])) if self.training else self.b(y)
+
+    groups = find_groups(Hungry(), X)  # eight pixels are enough for the rest
+    assert list(groups) == ["a"]
+    assert "only training could reach it" in groups.frozen["aux"]
+
+
 def test_an_unknown_op_freezes_with_its_name_and_place() -> None:
     groups = find_groups(nets.Rolled(), X)
     assert list(groups) == ["a"]
