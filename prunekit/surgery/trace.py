@@ -193,7 +193,8 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], er
     tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     shapes = [tuple(t.shape) for t in tensors]
     try:
-        model(*args, **kwargs)
+        with _buffers_kept(model):
+            model(*args, **kwargs)
     except Exception as eager:
         want = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         have = next((t.dtype for t in tensors if t.is_floating_point() and t.dtype != want), want)
@@ -207,6 +208,17 @@ def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], er
         "Control flow that looks at tensor values, as box selection does, is the usual cause; prune the part of the "
         "model without it, e.g. find_groups(model.backbone, x)."
     )
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """What a run in training mode moves (batch-norm statistics, counters) is put back."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.detach().copy_(value)
 
 
 def failing_place(model: nn.Module, err: Exception) -> str:

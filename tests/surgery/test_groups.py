@@ -108,9 +108,13 @@ def test_a_head_that_training_cannot_run_at_this_size_stays_whole() -> None:
             y = self.a(x).relu()
             return (self.b(y), self.aux(y[..., 8:].unfold(-1, 5, 5)[..., 0])) if self.training else self.b(y)
 
-    groups = find_groups(Hungry(), X)  # eight pixels are enough for the rest
-    assert list(groups) == ["a"]
+    model = Hungry()
+    model.a = nn.Sequential(model.a, nn.BatchNorm2d(8))  # type: ignore[assignment]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    groups = find_groups(model, X)  # eight pixels are enough for the rest
+    assert list(groups) == ["a.0"]
     assert "only training could reach it" in groups.frozen["aux"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_an_unknown_op_freezes_with_its_name_and_place() -> None:

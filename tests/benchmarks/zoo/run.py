@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from zoo.models import cases
-from zoo.worker import RATIOS, TOOLS
+from zoo.worker import RATIOS, TOOLS, work
 
 from prunekit.course.setup import commit, device_name, pick_device
 
@@ -42,6 +44,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="also what is done already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
+    torch.set_num_threads(1)  # a forked child has no thread pool
     store = Store(asked.out)
     names = [c.name for c in cases() if not asked.only or any(part in c.name for part in asked.only)]
     jobs = [(n, t) for n in names for t in asked.tools.split(",") if asked.fresh or not store.has(n, t)]
@@ -56,19 +59,29 @@ def main() -> int:
 
 
 def one(model: str, tool: str, limit_s: float) -> list[Row]:
-    """The rows of one model and tool, from a process that may die."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "zoo.worker", model, tool]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=env, cwd=ROOT)
-        out, verdict, detail = done.stdout, "crash", (done.stderr.strip().splitlines() or ["no message"])[-1]
-    except subprocess.TimeoutExpired as err:
-        out = (err.stdout or b"").decode() if isinstance(err.stdout, bytes) else err.stdout or ""
-        verdict, detail = "timeout", f"more than {limit_s:.0f} s"
-    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{") and line.endswith("}")]
+    """The rows of one model and tool, from a process that may die. It is forked: torch and timm are imported once."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows"
+        child = multiprocessing.get_context("fork").Process(target=_child, args=(model, tool, out), daemon=True)
+        child.start()
+        child.join(limit_s)
+        verdict, detail = "crash", f"the process ended with {child.exitcode}"
+        if child.is_alive():
+            verdict, detail = "timeout", f"more than {limit_s:.0f} s"
+            child.kill()
+            child.join()
+        rows = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")] if out.exists() else []
     reached = {row["ratio"] for row in rows}
-    missed = {"model": model, "tool": tool, "verdict": verdict, "detail": detail[:400]}
+    missed = {"model": model, "tool": tool, "verdict": verdict, "detail": detail}
     return rows + [{**missed, "ratio": ratio} for ratio in RATIOS if ratio not in reached]
+
+
+def _child(model: str, tool: str, out: Path) -> None:
+    """Silent but for its rows."""
+    with open(os.devnull, "w") as nothing, out.open("w") as lines:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+        work(model, tool, lines)
 
 
 class Store:

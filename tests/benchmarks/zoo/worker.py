@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -112,15 +112,15 @@ def verdict(dense: nn.Module, small: nn.Module, x: Tensor, full: list[Tensor]) -
     return {"verdict": found.kind, "detail": found.detail, **short}
 
 
-def main(name: str, tool: str) -> None:
+def work(name: str, tool: str, lines: TextIO) -> None:
+    """One JSON line a ratio, as each is ready."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))  # an allocation fails, not the machine
     warnings.simplefilter("ignore")
     case = next(c for c in cases() if c.name == name)
-    lines = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print stays out of the way
         for row in results(case, tool):
             print(json.dumps(row), file=lines, flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    work(sys.argv[1], sys.argv[2], sys.stdout)
