@@ -105,6 +105,7 @@ def test_schedules_are_the_published_formulas():
     assert [lr_at(poly, s) for s in (0, 50, 99)] == pytest.approx([0.2, 0.2 * 0.5**0.9, 0.2 * 0.01**0.9])
     assert [lr_at(cosine, s) for s in (0, 25, 50)] == pytest.approx([0.2, 0.1 * (1 + math.sqrt(0.5)), 0.1])
     assert {lr_at(TrainConfig(100, 0.2, schedule="constant"), s) for s in range(100)} == {0.2}
+    assert lr_at(TrainConfig(100, 0.2, schedule="linear"), 75) == pytest.approx(0.05)
 
 
 def test_warmup_rises_to_lr_then_the_schedule_starts():

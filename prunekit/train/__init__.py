@@ -1,15 +1,16 @@
 """Training: `finetune` and what it takes. One process, many GPUs or many machines, by Accelerate.
 
 Files, in reading order: config (the settings, the schedule, the optimizer), loss (what is minimised), gsrl (another
-loss, for class-balanced crops), batches (which samples step n sees), observer (who looks on), loop (the steps
-themselves), checkpoint (how a run survives a crash).
+loss, for class-balanced crops), batches (which samples step n sees), observer (who looks on), step (one step), loop
+(all of them), checkpoint (how a run survives a crash).
 """
 
 from prunekit.train.config import TrainConfig, lr_at
 from prunekit.train.gsrl import gsrl_loss
-from prunekit.train.loop import Step, Trained, finetune
+from prunekit.train.loop import Trained, finetune
 from prunekit.train.loss import class_weights, segmentation_loss, valid_labels
 from prunekit.train.observer import Observer
+from prunekit.train.step import Step
 
 __all__ = [
     "Observer",

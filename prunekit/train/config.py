@@ -3,6 +3,7 @@
 Schedules, with t = (step - warmup) / (steps - warmup), after a linear warm-up over the first `warmup` steps:
 
     poly      lr (1 - t)^0.9             (Chen et al., DeepLab, TPAMI 2018)
+    linear    lr (1 - t)
     cosine    lr (1 + cos(pi t)) / 2     (Loshchilov and Hutter, SGDR, ICLR 2017)
     constant  lr
 """
@@ -19,7 +20,7 @@ from torch import nn
 from prunekit.errors import InputError
 
 Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["poly", "cosine", "constant"]
+Schedule = Literal["poly", "linear", "cosine", "constant"]
 Precision = Literal["no", "bf16", "fp16"]
 
 
@@ -80,6 +81,8 @@ def lr_at(config: TrainConfig, step: int) -> float:
     t = (step - config.warmup) / (config.steps - config.warmup)
     if config.schedule == "poly":
         return config.lr * (1 - t) ** 0.9
+    if config.schedule == "linear":
+        return config.lr * (1 - t)
     if config.schedule == "cosine":
         return config.lr * (1 + math.cos(math.pi * t)) / 2
     return config.lr
