@@ -7,7 +7,7 @@ run's checkpoints and taken up again with it.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,6 +29,15 @@ class Observer(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Undo `state_dict`. The tensors may be on another device."""
+        ...
+
+
+@runtime_checkable
+class GradientObserver(Observer, Protocol):
+    """An observer that also looks at the gradients of every step."""
+
+    def on_gradients(self, model: Any) -> None:
+        """Called between a step's gradients and its update, before clipping; with fp16 the loss scale is in them."""
         ...
 
 

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunekit.errors import InputError, TrainingError
 from prunekit.train.batches import Batch, Share, batches, seed_of
 from prunekit.train.config import TrainConfig, lr_at, make_optimizer
-from prunekit.train.observer import Observer
+from prunekit.train.observer import GradientObserver, Observer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -115,6 +115,8 @@ def take_step(
             f"the loss is {value} at step {number} (lr {lr_at(config, number):.3g}); the weights were not updated. "
             "Lower lr, add warmup or clip_norm, or look for nan in the inputs and for batches without a label."
         )
+    if isinstance(run.observer, GradientObserver):
+        run.observer.on_gradients(run.bare)
     for group in run.optimizer.param_groups:
         group["lr"] = lr_at(config, number)
     if config.clip_norm is not None:

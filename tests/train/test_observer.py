@@ -87,3 +87,27 @@ def test_a_run_that_nobody_watched_cannot_be_watched_from_the_middle(tmp_path: P
         run(None, tmp_path, stop=2)
     with pytest.raises(CheckpointError, match="observer"):
         run(MeanInput(), tmp_path)
+
+
+class GradientNorm(MeanInput):
+    """Also adds up the gradients it is shown, and refuses the last ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[torch.Tensor] = []
+
+    def on_gradients(self, model: nn.Conv2d) -> None:
+        assert model.weight.grad is not None
+        self.shown.append(model.weight.grad.clone())
+        if len(self.shown) == 5:
+            model.weight.grad.zero_()
+
+
+def test_it_is_shown_each_steps_gradients_before_the_update():
+    observer = GradientNorm()
+    config = TrainConfig(steps=5, optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant", **SETTINGS)
+    before = nn.Conv2d(3, 2, 1)
+    after = finetune(before, LOADER, config, observer=observer).model
+    assert len(observer.shown) == 5 and all(gradient.any() for gradient in observer.shown)
+    moved = before.weight - after.weight
+    torch.testing.assert_close(moved, 0.1 * torch.stack(observer.shown[:4]).sum(0))
