@@ -107,6 +107,11 @@ def add_experiments(experiments: Any) -> None:
     sirfp.add_argument("--seed", type=int, default=0)
     sirfp.set_defaults(do=run_sirfp)
 
+    claims = experiments.add_parser("claims", parents=[common], help="the runs behind the papers' claims, mini scale")
+    claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8")
+    claims.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    claims.set_defaults(do=run_claims)
+
 
 def run_demo(args: argparse.Namespace) -> int:
     """Execute lesson 00, leave its HTML and files in --out, print its table."""
@@ -176,6 +181,19 @@ def run_sirfp(args: argparse.Namespace) -> int:
     choose_ledger(args)
     same = {name: getattr(args, name) for name in ("root", "out", "seed", "precision", "workers")}
     run(preset, scale=scale, **same)
+    return 0
+
+
+def run_claims(args: argparse.Namespace) -> int:
+    """One record a run in the ledger, then the tables."""
+    from prunekit.course import claims
+    from prunekit.course.sirfp import trials
+
+    choose_ledger(args)
+    for claim in args.claims:
+        claims.known(claim)
+    trials.run(args.claims, seeds=args.seeds, out=args.out / "claims")
+    print(claims.table(*args.claims))
     return 0
 
 

@@ -39,7 +39,7 @@ from prunekit.course.setup import pick_device
 from prunekit.course.tasks import Task, load_task
 from prunekit.data.crops import BalancedCrops
 from prunekit.errors import BudgetError, InputError, ScoreError
-from prunekit.methods import cap, chip, dcfp, depgraph, fpgm, hrank, l1, random, slimming, taylor, thinet
+from prunekit.methods import cap, chip, dcfp, depgraph, fpgm, hrank, l1, random, sirfp, slimming, taylor, thinet
 from prunekit.metrics import Evaluation, evaluate
 from prunekit.models import zoo
 from prunekit.plan import Limits, budget_plan
@@ -78,6 +78,7 @@ METHODS: dict[str, Callable[[nn.Module, Groups, Evidence], Scores]] = {
     "chip": lambda model, groups, see: chip.score(model, groups, see.batches),
     "cap": lambda model, groups, see: cap.score(model, groups, see.batches),
     "dcfp": lambda model, groups, see: dcfp.score(model, groups, see.crops(), loss_fn=partial(gsrl_loss, window=3)),
+    "sirfp": lambda model, groups, see: sirfp.score(model, groups, see.batches),
     "thinet": lambda model, groups, see: thinet.score(model, groups, see.batches, seed=see.seed),
 }
 ALL = (*METHODS, "random" + REPAIR)

@@ -60,7 +60,7 @@ def run(
     load = partial(_loader, workers=workers)
     loss = partial(gsrl_loss, window=preset.window, aux_weight=preset.aux_weight)
     cuts = [
-        Cut(target, Training(config(stretch), load(pictures.balanced, stretch.batch), loss, _images))
+        Cut(target, Training(config(stretch), load(pictures.balanced, stretch.batch), loss, images_of))
         for target, stretch in zip(preset.targets, preset.tune, strict=True)
     ]
     pretrain = Training(config(preset.pretrain), load(pictures.train, preset.pretrain.batch), pictures.loss)
@@ -132,7 +132,7 @@ def _loader(dataset: Any, batch: int, *, workers: int) -> DataLoader[Any]:
     return DataLoader(dataset, batch, shuffle=True, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 
-def _images(target: dict[str, Tensor]) -> int:
+def images_of(target: dict[str, Tensor]) -> int:
     """GSRL is a mean over images."""
     return len(target["mask"])
 

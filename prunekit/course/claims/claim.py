@@ -1,0 +1,92 @@
+"""A claim, what it needs, and the judgement of the ledger's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prunekit.course import verdict
+from prunekit.course.ledger import ENOUGH_SEEDS, Record
+
+Relation = Literal[">", ">=", "="]
+Word = Literal["reproduced", "partly", "not reproduced", "open"]
+HOLDS: dict[Relation, tuple[verdict.Word, ...]] = {
+    ">": ("better",),
+    ">=": ("better", "within noise"),
+    "=": ("within noise",),
+}
+
+
+@dataclass(frozen=True)
+class Need:
+    """A relation between two methods' means of the claim's metric."""
+
+    left: str
+    relation: Relation
+    right: str
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.relation} {self.right}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One finding of a paper.
+
+    id: as in the ledger's records. says: one sentence. where: tables or figures of the paper. prints: method, as the
+    ledger names it -> what the paper prints. unit: of those. needs: what must hold. metric: of our records, higher is
+    better.
+    """
+
+    id: str
+    says: str
+    where: str
+    prints: Mapping[str, str] = field(default_factory=dict)
+    unit: str = "mIoU, %"
+    needs: tuple[Need, ...] = ()
+    metric: str = "miou"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One comparison's answer to a claim. settings: with the scale, what its runs share. values: method -> metric, one
+    a seed. held, broken: needs. word: the verdict.
+    """
+
+    settings: Mapping[str, Any]
+    values: Mapping[str, tuple[float, ...]]
+    held: tuple[Need, ...]
+    broken: tuple[Need, ...]
+    word: Word
+
+
+def above(winner: str, *others: str, relation: Relation = ">") -> tuple[Need, ...]:
+    """The winner against each of the others."""
+    return tuple(Need(winner, relation, other) for other in others)
+
+
+def outcomes(claim: Claim, records: Iterable[Record]) -> list[Outcome]:
+    """One for each comparison among the claim's records; none without records."""
+    mine = [entry for entry in records if entry.claim == claim.id]
+    found = []
+    for runs in verdict.comparisons(mine).values():
+        by_method: dict[str, dict[int, float]] = {}
+        for entry in runs:
+            if (value := entry.metrics.get(claim.metric)) is not None:
+                by_method.setdefault(entry.method, {})[entry.seed] = float(value)
+        values = {method: tuple(by_seed.values()) for method, by_seed in by_method.items()}
+        found.append(_judged(claim, {"scale": runs[0].scale, **runs[0].settings}, values))
+    return found
+
+
+def _judged(claim: Claim, settings: Mapping[str, Any], values: Mapping[str, tuple[float, ...]]) -> Outcome:
+    asked = {method for need in claim.needs for method in (need.left, need.right)}
+    if not claim.needs or any(len(values.get(method, ())) < ENOUGH_SEEDS for method in asked):
+        return Outcome(settings, values, (), (), "open")
+    held, broken = [], []
+    for need in claim.needs:
+        found = verdict.judge(values, need.right)[need.left][2]
+        (held if found in HOLDS[need.relation] else broken).append(need)
+    word: Word = "reproduced" if not broken else "partly" if held else "not reproduced"
+    return Outcome(settings, values, tuple(held), tuple(broken), word)

@@ -1,0 +1,117 @@
+"""The five papers' claims. The numbers are the papers' own; the names of methods are the ledger's."""
+
+from __future__ import annotations
+
+import difflib
+
+from prunekit.course.claims.claim import Claim, Need, above
+from prunekit.errors import InputError
+
+SIRFP = (
+    Claim(
+        "S1",
+        "SIRFP beats other criteria at equal MACs",
+        "Wu 2025, Table 1: DeepLabV3-R50, Cityscapes, −60 %",
+        {
+            "random": "78.7",
+            "slimming": "79.9",
+            "taylor": "80.3",
+            "depgraph": "80.0",
+            "fpgm": "80.2",
+            "dcfp": "80.9",
+            "sirfp": "81.3",
+        },
+        needs=above("sirfp", "random", "slimming", "taylor", "depgraph", "fpgm", "dcfp"),
+    ),
+    Claim(
+        "S2",
+        "Jensen-Shannon is the best of four metrics, the inner product the worst",
+        "Wu 2025, Table 9",
+        {"js": "81.3", "kl": "81.1", "dice": "81.0", "dot": "80.5"},
+        needs=(Need("js", ">=", "kl"), Need("kl", ">=", "dice"), *above("js", "dot"), Need("dice", ">", "dot")),
+    ),
+    Claim(
+        "S3",
+        "finer maps measure redundancy better, up to their own size",
+        "Wu 2025, Table 8",
+        {"vector": "80.4", "quarter": "80.6", "half": "80.8", "full": "81.3", "twice": "81.3"},
+        needs=(*above("full", "vector", "quarter", "half"), Need("full", "=", "twice")),
+    ),
+    Claim(
+        "S4",
+        "the greedy clique is as good as searching longer",
+        "Wu 2025, Table 6: EHGP 285 s; heuristic solvers 3731 and 4933 s",
+        {"ehgp": "81.3", "tabu": "81.3 / 81.1"},
+        needs=(Need("ehgp", "=", "tabu"), Need("ehgp", ">", "reversed")),
+    ),
+    Claim("S5", "SIRFP also helps detection", "Wu 2025, Table 4: SSD-R50, COCO, −50 %", {"sirfp": "26.6"}, unit="AP"),
+    Claim(
+        "S6",
+        "SIRFP also helps classification",
+        "Wu 2025, Table 5: ResNet-50, ImageNet, 2.0 G",
+        {"depgraph": "75.28", "sirfp": "77.35"},
+        unit="top-1, %",
+    ),
+    Claim(
+        "S7",
+        "the real speed-up grows with the ratio",
+        "Wu 2025, Table 7: TensorRT, images per second over the dense network's 36.7",
+        {"60 %": "1.70", "70 %": "2.01", "80 %": "2.47"},
+        unit="speed-up",
+        needs=(Need("70 %", ">", "60 %"), Need("80 %", ">", "70 %")),
+        metric="speedup",
+    ),
+    Claim(
+        "S8",
+        "our readings where the paper is silent: softmax maps and sums of redundancies rank best",
+        "not in the paper",
+        needs=(Need("softmax, sum", ">=", "softmax, mean"), *above("softmax, sum", "|map|, sum", "|map|, mean")),
+    ),
+)
+MTP = (
+    Claim("M1", "MTP beats uniform, ThiNet, slimming and FPGM; 0.75x costs nothing", "Chen 2022, Tables 2 and 3"),
+    Claim("M2", "fine-tuning the pruned backbone on classification first matters", "Chen 2022, Table 1"),
+    Claim("M3", "two independent thresholds beat one", "Chen 2022, Table 4"),
+    Claim("M4", "more classification epochs do not keep helping", "Chen 2022, Figure 4"),
+    Claim("M5", "the pruned backbone is also the better classifier", "Chen 2022, Table 7"),
+    Claim("M6", "more channels survive in the last stage", "Chen 2022, Figures 5 and 7"),
+)
+BILEVEL = (
+    Claim("B1", "learned masks beat EagleEye, DMCP, ResRep and CHEX at equal MACs", "Tables 1, 2 and 4"),
+    Claim("B2", "implicit gradients pay: +1.7 mIoU for 18 % more search", "Table 3"),
+    Claim("B3", "beta and lambda have an optimum", "Tables A1 and A2"),
+    Claim("B4", "real speed at equal MACs improves too", "Table 1"),
+    Claim("B5", "it works for convolutional networks too", "Table 5"),
+)
+DYNASEGFORMER = (
+    Claim("D1", "half of SegFormer's MACs for half a point of mIoU", "Tables 1 and 2"),
+    Claim("D2", "gates that look at the image beat static pruning", "Table 2"),
+    Claim("D3", "two-stage distillation helps, either stage alone does not", "Table 4"),
+    Claim("D4", "annealing the sparsity helps", "Table 5"),
+    Claim("D5", "few neurons are always on, none is always off", "Figure 3"),
+)
+EAPRUNING = (
+    Claim("E1", "half of ResNet-50's MACs at 75.7 % top-1", "Tables 2 to 4"),
+    Claim("E2", "NSGA-III beats random search at equal budget", "Figure 4a"),
+    Claim("E3", "with reconstruction, L1 is no better than a random choice of channels", "Figure 4b"),
+    Claim("E4", "the number of heads is a better knob than their size", "Table 5"),
+    Claim("E5", "training from scratch is no worse than fine-tuning", "Table 5, Figure 3b"),
+    Claim("E6", "throughput rises 1.34 to 1.40 times at 40 to 50 % fewer MACs", "Table 6"),
+    Claim("E7", "DeiT's last layers go first, then its first ones", "Figure 6"),
+)
+PAPERS: dict[str, tuple[Claim, ...]] = {
+    "SIRFP": SIRFP,
+    "MTP": MTP,
+    "Bi-level pruning parameterization": BILEVEL,
+    "DynaSegFormer": DYNASEGFORMER,
+    "EAPruning": EAPRUNING,
+}
+
+
+def known(claim: str) -> Claim:
+    """The claim of this id. InputError with the nearest one."""
+    every = {each.id: each for claims in PAPERS.values() for each in claims}
+    if claim not in every:
+        near = difflib.get_close_matches(claim, every, n=1)
+        raise InputError(f"no claim {claim!r}{f'; did you mean {near[0]}?' if near else ''} Known: {', '.join(every)}.")
+    return every[claim]

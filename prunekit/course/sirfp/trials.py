@@ -1,0 +1,215 @@
+"""The runs behind SIRFP's claims at mini scale: every criterion, metric, resolution and solver in one pipeline.
+
+    prunekit run claims S1 S2 S3 S4 S7 S8 --record
+
+All start from one dense network and go through the same two cuts with the same fine-tuning (GSRL, same images in the
+same order for a seed); only the scores differ, or the solver. A seed draws the images that are looked at and the order
+of training. The network comes trained and is observed on some batches, without pre-training, so that all criteria see
+the same weights. Stop it and start it again: it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from prunekit.core import Groups, PruningPlan, Scores
+from prunekit.course import bench, ledger
+from prunekit.course.bench import METHODS, Evidence, evidence
+from prunekit.course.presets import BENCH
+from prunekit.course.quickstart import train_config
+from prunekit.course.setup import pick_device
+from prunekit.course.sirfp.experiment import images_of
+from prunekit.course.tasks import Task, load_task
+from prunekit.data.crops import BalancedCrops
+from prunekit.errors import InputError
+from prunekit.methods import sirfp
+from prunekit.methods.sirfp.clique import clique_weight, ehgp
+from prunekit.methods.sirfp.solvers import tabu
+from prunekit.models import zoo
+from prunekit.observe import still
+from prunekit.plan import How, Limits, budget_plan
+from prunekit.profiling import latency_ms
+from prunekit.progressive import Cut, Training, progressive
+from prunekit.surgery import find_groups, prune
+from prunekit.train import gsrl_loss
+
+STEPS = (30, 60)  # of fine-tuning after each of the two cuts
+Score = Callable[[nn.Module, Groups], Scores]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run. method: its name in the claim's records."""
+
+    claim: str
+    method: str
+    ratio: float
+    how: How
+    seed: int
+
+
+SIRFP: dict[str, dict[str, dict[str, Any]]] = {  # claim -> method -> what differs from the library's defaults
+    "S2": {metric: {"metric": metric} for metric in ("js", "kl", "dice", "dot")},
+    "S3": {size: {"resolution": size} for size in ("vector", "quarter", "half", "full", "twice")},
+    "S8": {
+        "softmax, sum": {},
+        "softmax, mean": {"score_scale": "mean"},
+        "|map|, sum": {"normalize_map": "sum"},
+        "|map|, mean": {"normalize_map": "sum", "score_scale": "mean"},
+    },
+}
+OURS = ({}, {"metric": "js"}, {"resolution": "full"})  # the library's defaults, spelt out
+CRITERIA = ("random", "slimming", "taylor", "depgraph", "fpgm", "dcfp", "sirfp")
+SOLVERS = ("ehgp", "tabu", "reversed")
+SPEEDS = {"60 %": 0.6, "70 %": 0.7, "80 %": 0.8}
+
+
+def trials(claim: str, seeds: int) -> list[Trial]:
+    """What a claim needs, the first seed of everything first. InputError for a claim without runs."""
+    cells: list[tuple[str, float, How]]
+    if claim == "S1":
+        ways: tuple[How, ...] = ("uniform", "global")
+        cells = [(method, 0.75, how) for how in ways for method in CRITERIA]
+    elif claim == "S4":
+        cells = [(method, 0.75, "global") for method in SOLVERS]
+    elif claim == "S7":
+        cells = [(method, ratio, "global") for method, ratio in SPEEDS.items()]
+    elif claim in SIRFP:
+        cells = [(method, 0.75, "global") for method in SIRFP[claim]]
+    else:
+        raise InputError(f"no runs for {claim!r}; there are: S1, S4, S7, {', '.join(SIRFP)}.")
+    return [Trial(claim, method, ratio, how, seed) for seed in range(seeds) for method, ratio, how in cells]
+
+
+def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
+    """Do what the ledger does not hold yet, one record a run."""
+    todo = [trial for claim in claims for trial in trials(claim, seeds)]
+    task, dense = load_task("scenes"), zoo.load(BENCH["mini"].model).to(pick_device())
+    crops = BalancedCrops(task.train, BENCH["mini"].training.size)
+    done = {(e.claim, e.method, e.seed, str(e.settings)) for e in ledger.load() if e.scale == "mini"}
+    for number, trial in enumerate(todo, 1):
+        given = settings(trial)
+        if (trial.claim, trial.method, trial.seed, str(given)) in done:
+            continue
+        start = time.perf_counter()
+        metrics = speed(trial, task, dense) if trial.claim == "S7" else accuracy(trial, task, crops, dense, out)
+        ledger.record(
+            trial.claim,
+            method=trial.method,
+            seed=trial.seed,
+            settings=given,
+            metrics=metrics,
+            seconds=time.perf_counter() - start,
+            scale="mini",
+        )
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k in ("miou", "speedup", "edge_weight"))
+        print(f"{number}/{len(todo)} {trial.claim} {trial.method} {trial.how} seed {trial.seed}: {shown}", flush=True)
+
+
+def settings(trial: Trial) -> dict[str, Any]:
+    """What a run shares with those it is compared with; speed is a comparison of ratios."""
+    same = {"model": BENCH["mini"].model, "dataset": "scenes", "how": trial.how, "score_batches": 4}
+    if trial.claim == "S7":
+        return {**same, "image": [512, 1024], "threads": 1}
+    return {**same, "macs_ratio": trial.ratio, "steps": list(STEPS)}
+
+
+def accuracy(trial: Trial, task: Task, crops: BalancedCrops, dense: nn.Module, out: Path) -> dict[str, Any]:
+    """Two cuts with fine-tuning between, and the mIoU in the end."""
+    see = evidence(task, BENCH["mini"], trial.seed)
+    preset = BENCH["mini"].training
+    x = task.examples(1)[0].to(pick_device())
+    loader = DataLoader(crops, preset.batch, shuffle=True, drop_last=True)
+    configs = [train_config(replace(preset, tune_steps=n), seed=trial.seed, tune=True, quiet=True) for n in STEPS]
+    first, last = (Training(config, loader, partial(gsrl_loss, window=3), images_of) for config in configs)
+    planner = Solved(see, trial.method) if trial.claim == "S4" else None
+    score = planner.score if planner else scorer(trial, see)
+    plan = partial(budget_plan, how=trial.how, limits=Limits(max_ratio=0.9, round_to=preset.round_to))
+    found = progressive(
+        dense,
+        x,
+        [Cut(trial.ratio / 2, first), Cut(trial.ratio, last)],
+        out / f"{name_of(trial)}-{trial.ratio:g}-{trial.how}-{trial.seed}",
+        score=score,
+        plan=partial(planner.plan, plan) if planner else plan,
+        measure=lambda model: {} if model is dense else bench.measured(model, task, x),
+    )
+    end = found.stages[-1]
+    solved = {"solver_seconds": planner.seconds, "edge_weight": planner.weight} if planner and planner.seconds else {}
+    return {**end.tuned, "miou_before_tuning": end.cut["miou"], **solved}
+
+
+def name_of(trial: Trial) -> str:
+    """The run's folder; claims that ask for the same run share it."""
+    ours = trial.method == "sirfp" or SIRFP.get(trial.claim, {}).get(trial.method) in OURS
+    return "sirfp" if ours else f"{trial.claim}-{re.sub('[^a-z]+', '-', trial.method)}"
+
+
+def scorer(trial: Trial, see: Evidence) -> Score:
+    """score(model, groups) of one run."""
+    if name_of(trial) == "sirfp":
+        return partial(sirfp.score, batches=see.batches)
+    if trial.claim == "S1":
+        return lambda model, groups: METHODS[trial.method](model, groups, see)
+    return partial(sirfp.score, batches=see.batches, **SIRFP[trial.claim][trial.method])
+
+
+class Solved:
+    """EHGP's widths, with the channels chosen by another solver of the same clique problem (Table 6).
+
+    reversed: the clique that weighs least, greedily, which is what the paper's printed Algorithm 1 looks for.
+    seconds, weight: of all solves of the run, and the edge weight reached relative to EHGP's.
+    """
+
+    def __init__(self, see: Evidence, method: str) -> None:
+        self.see, self.method = see, method
+        self.edges: dict[str, Tensor] = {}
+        self.seconds, self.weight = 0.0, 0.0
+
+    def score(self, model: nn.Module, groups: Groups) -> Scores:
+        """EHGP's scores; the edge weights are kept."""
+        observer = sirfp.Observer(groups, decay=1 - 1e-12)
+        with observer.watching(model), still(model, groups):
+            for images, _ in self.see.batches:
+                model(images)
+        self.edges = dict(observer.edges)
+        return observer.scores(groups)
+
+    def plan(self, plan: Callable[..., PruningPlan], groups: Groups, scores: Scores, **target: Any) -> PruningPlan:
+        """The plan with each layer's set solved anew."""
+        greedy = plan(groups, scores, **target)
+        start = time.perf_counter()
+        keep = {name: self.solve(self.edges[name], len(kept)) for name, kept in greedy.keep.items()}
+        self.seconds += time.perf_counter() - start
+        reached, base = (
+            sum(clique_weight(self.edges[name], kept[name]) for name in keep) for kept in (keep, greedy.keep)
+        )
+        self.weight = reached / base
+        return PruningPlan(greedy.sizes, keep, f"{self.method}: {greedy.note}")
+
+    def solve(self, a_UU: Tensor, size: int) -> tuple[int, ...]:
+        """Channels to keep."""
+        if self.method == "tabu":
+            return tabu(a_UU, size, steps=2000)
+        return ehgp(a_UU if self.method == "ehgp" else -a_UU).keep(size)
+
+
+def speed(trial: Trial, task: Task, dense: nn.Module) -> dict[str, Any]:
+    """How much faster the cut network is than the dense one, by medians of passes in turn on one CPU thread."""
+    x = task.examples(1)[0].to(pick_device())
+    groups = find_groups(dense, x)
+    scores = sirfp.score(dense, groups, evidence(task, BENCH["mini"], trial.seed).batches)
+    plan = budget_plan(groups, scores, macs_ratio=trial.ratio, how=trial.how, limits=Limits(max_ratio=0.9, round_to=8))
+    models = {"dense": dense, "small": prune(dense, groups, plan)}
+    height, width = settings(trial)["image"]
+    times = latency_ms(models, x.new_zeros(1, 3, height, width), repeats=10, warmup=1, threads=1)
+    return {"speedup": times["dense"] / times["small"], "dense_ms": times["dense"], "small_ms": times["small"]}
