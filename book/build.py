@@ -25,7 +25,7 @@ import sizes
 import yaml
 from vendor import fetch
 
-from prunekit.course import ledger, site
+from prunekit.course import claims, ledger, site
 from prunekit.course.presets import CLAIMS, LESSONS, SCALES, words
 from prunekit.errors import PrunekitError
 
@@ -41,7 +41,9 @@ def main() -> int:
     shutil.rmtree(BOOK / "_build", ignore_errors=True)  # a page that is gone must not linger
     GENERATED.mkdir(exist_ok=True)
     records = ledger.load(folder=BOOK / "results")
-    (GENERATED / "results.md").write_text(results(tuple(e for e in records if e.claim != bench.CLAIM)))
+    own = tuple(e for e in records if e.claim in CLAIMS and e.claim != bench.CLAIM)
+    (GENERATED / "results.md").write_text(results(own))
+    (GENERATED / "claims.md").write_text(claims_page(records))
     (GENERATED / "bench.md").write_text(bench.page(records, GENERATED))
     (GENERATED / "networks.md").write_text(networks.page(BOOK / "results/zoo/zoo.json"))
     (GENERATED / "minutes.md").write_text(minutes())
@@ -95,6 +97,16 @@ def results(records: tuple[ledger.Record, ...]) -> str:
         where = sorted({f"{e.device}, torch {e.versions.get('torch', '?')}, commit {e.commit}" for e in mine})
         title = f"## {claim}: {CLAIMS[claim]}" if claim in CLAIMS else f"## {claim}"
         parts += [title, ledger.table(mine, metrics, settings=varying), "Made on: " + "; ".join(where) + "."]
+    return "\n\n".join(parts) + "\n"
+
+
+def claims_page(records: tuple[ledger.Record, ...]) -> str:
+    """All claims of all papers with their verdicts, then a table for each that has numbers."""
+    parts = []
+    for paper, mine in claims.PAPERS.items():
+        parts += [f"## {paper}", claims.verdicts(mine, records)]
+        shown = [claim for claim in mine if claim.prints or any(entry.claim == claim.id for entry in records)]
+        parts += [claims.section(claim, records) for claim in shown]
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 os.environ["PRUNEKIT_SCALE"] = "mini"
@@ -11,6 +12,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, where no test could be stopped
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOCAL = ("127.", "localhost", "::1")
 

@@ -13,6 +13,6 @@ Only the papers' own numbers are typed here. Not reproduced at mini scale does n
 
 from prunekit.course.claims.claim import Claim, Need, Outcome, above, outcomes
 from prunekit.course.claims.papers import PAPERS, known
-from prunekit.course.claims.table import Table, table, verdicts
+from prunekit.course.claims.table import Table, section, table, verdicts
 
-__all__ = ["PAPERS", "Claim", "Need", "Outcome", "Table", "above", "known", "outcomes", "table", "verdicts"]
+__all__ = ["PAPERS", "Claim", "Need", "Outcome", "Table", "above", "known", "outcomes", "section", "table", "verdicts"]
