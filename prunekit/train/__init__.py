@@ -8,7 +8,7 @@ loss, for class-balanced crops), batches (which samples step n sees), observer (
 from prunekit.train.config import TrainConfig, lr_at
 from prunekit.train.gsrl import gsrl_loss
 from prunekit.train.loop import Trained, finetune
-from prunekit.train.loss import class_weights, segmentation_loss, valid_labels
+from prunekit.train.loss import class_weights, classification_loss, segmentation_loss, valid_labels
 from prunekit.train.observer import Observer
 from prunekit.train.step import Step
 
@@ -18,6 +18,7 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "class_weights",
+    "classification_loss",
     "finetune",
     "gsrl_loss",
     "lr_at",

@@ -65,6 +65,12 @@ def _others(output: Any, logits_BKHW: Tensor) -> list[Tensor]:
     return [aux for _, aux in others]
 
 
+def classification_loss(logits_BK: Tensor, target_B: Tensor) -> Tensor:
+    """Cross-entropy of class numbers (B,), their mean. Raises DataError for labels that the logits do not have."""
+    check_labels(target_B, logits_BK.shape[1], "target", None)
+    return F.cross_entropy(logits_BK, target_B)
+
+
 def class_weights(pixels_K: Tensor) -> Tensor:
     """Weights (K,) ~ 1 / sqrt(frequency), so that thin things are not drowned by roads and walls.
 

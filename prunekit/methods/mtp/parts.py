@@ -1,0 +1,87 @@
+"""Who may go: the channels inside the backbone's residual blocks, and the decoder's.
+
+The sum after a residual block has as many channels as the block before, so the paper prunes only what is inside: the
+first two convolutions of a bottleneck, the first of a basic block. Everything outside the backbone is the decoder.
+Heads that only training has (auxiliary ones) stay whole: they are not in the network that is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunekit.core import ChannelGroup, Groups
+from prunekit.errors import InputError, ScoreError
+from prunekit.observe import norm_scales
+
+BLOCKS = ("BasicBlock", "Bottleneck")  # the residual blocks of timm, torchvision and most others, by their names
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The segmenter's groups that may go. path: name of the backbone in the segmenter, e.g. "backbone"."""
+
+    backbone: Groups
+    decoder: Groups
+    path: str
+
+    def scales(self, segmenter: nn.Module) -> dict[str, frozenset[str]]:
+        """ "backbone" and "decoder" -> the batch-norm scales of their groups, by their names in the segmenter."""
+        return {
+            part: frozenset(tensor for name in groups for tensor in norm_scales(segmenter, groups, name, "mtp"))
+            for part, groups in (("backbone", self.backbone), ("decoder", self.decoder))
+        }
+
+
+def split(segmenter: nn.Module, groups: Groups, path: str = "backbone", *, inner: bool = True) -> Parts:
+    """The groups by part, those that a batch norm follows. inner=False: all of the backbone's channels may go.
+
+    path: name of the backbone in the segmenter ("context.backbone" in BiSeNet). Raises InputError when there is no such
+    module, or with inner=True no residual block in it, and ScoreError when no batch norm follows any of its channels.
+    """
+    backbone = submodule(segmenter, path)
+    norms = {f"{name}.weight" for name, m in segmenter.named_modules() if isinstance(m, _BatchNorm) and m.affine}
+    used = [g for g in groups.values() if any(m.tensor in groups.positions for m in g.producers())]
+    normed = [g for g in used if any(m.tensor in norms for m in g.members if m.role == "follower")]
+    inside = [g for g in normed if _within(g, path)]
+    if inner:
+        blocks = [f"{path}.{name}" for name, module in backbone.named_modules() if type(module).__name__ in BLOCKS]
+        if not blocks:
+            raise InputError(
+                f"'{path}' has no residual block ({' or '.join(BLOCKS)}); pass inner=False to prune all its channels."
+            )
+        inside = [g for g in inside if any(_whole(g, block) for block in blocks)]
+    if not inside:
+        raise ScoreError(
+            f"no batch norm follows any channel of '{path}' that may go, and mtp ranks channels by batch-norm scales: "
+            "take a backbone with batch norms, or a criterion that needs none, such as l1 or taylor."
+        )
+    outside = [g for g in normed if not _within(g, path)]
+    return Parts(groups.only(_names(inside)), groups.only(_names(outside)), path)
+
+
+def submodule(segmenter: nn.Module, path: str) -> nn.Module:
+    """The backbone; InputError with the names there are."""
+    try:
+        return segmenter.get_submodule(path)
+    except AttributeError as err:
+        names = [name for name, _ in segmenter.named_modules() if name.endswith("backbone")]
+        there = f"'{names[0]}'" if names else ", ".join(repr(name) for name, _ in segmenter.named_children())
+        raise InputError(f"the segmenter has no '{path}'; give the backbone's name, as it has {there}.") from err
+
+
+def _within(group: ChannelGroup, path: str) -> bool:
+    """Are its channels made there?"""
+    return all(member.tensor.startswith(f"{path}.") for member in group.producers())
+
+
+def _whole(group: ChannelGroup, block: str) -> bool:
+    """Are its channels made and read in this block only? A sum's are read by the next block too."""
+    return all(member.tensor.startswith(f"{block}.") for member in group.members)
+
+
+def _names(groups: Iterable[ChannelGroup]) -> list[str]:
+    return [group.name for group in groups]
