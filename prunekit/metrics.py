@@ -106,6 +106,20 @@ def evaluate(
     return Evaluation(miou(total_KK), tuple(iou_per_class(total_KK).tolist()), pixel_accuracy(total_KK), total_KK)
 
 
+def top1(model: nn.Module, loader: Iterable[Any], *, device: str | torch.device | None = None) -> float:
+    """Fraction of images (B,3,H,W) whose largest logit (B,K) is that of their class number (B,); else as `evaluate`."""
+    runner, where = place(model, device)
+    right = seen = 0
+    with evaluating(runner):
+        for image_BCHW, label_B in loader:
+            guess_B = logits_of(runner(image_BCHW.to(where, non_blocking=True))).argmax(1)
+            right += int((guess_B == label_B.to(where)).sum())
+            seen += len(label_B)
+    if seen == 0:
+        raise DataError("the loader gave no image: is the data set empty, or drop_last=True with too few images?")
+    return right / seen
+
+
 def average_precision(
     found: Sequence[Detections], truth: Sequence[tuple[Tensor, Tensor]], classes: int, *, overlap: float = 0.5
 ) -> tuple[float, ...]:

@@ -250,3 +250,12 @@ def test_average_precision_by_hand():
     assert precision == pytest.approx((51 * 1 + 50 * 0.5) / 101)
     nothing = Detections(boxes[:0], torch.zeros(0, dtype=torch.long), torch.zeros(0))
     assert metrics.average_precision([nothing], [(cars, torch.zeros(2, dtype=torch.long))], 1) == (0.0,)
+
+
+def test_top1_counts_images_whose_largest_logit_is_right():
+    model = nn.Flatten()
+    x = torch.eye(4).repeat(2, 1)[:6].view(6, 4, 1, 1)
+    labels = torch.tensor([0, 1, 2, 3, 1, 1])
+    assert metrics.top1(model, [(x[:4], labels[:4]), (x[4:], labels[4:])]) == pytest.approx(5 / 6)
+    with pytest.raises(DataError, match="the loader gave no image"):
+        metrics.top1(model, [])

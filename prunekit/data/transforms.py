@@ -86,6 +86,23 @@ def eval_transform() -> v2.Compose:
     return v2.Compose(_to_model())
 
 
+def classify_transform(size: int, *, train: bool) -> v2.Compose:
+    """Views of one picture for classification, (3, size, size): ImageNet's usual (Szegedy et al., CVPR 2015; timm).
+
+    train: a random part of 8 to 100 % of its area, left-right flip. Else: the short side at 8/7 size, the middle.
+    Called with a tv_tensors.Image, uint8. Raises InputError for a size below 1.
+    """
+    if size < 1:
+        raise InputError(f"size is {size} pixels; give at least 1.")
+    from torchvision.transforms import v2
+
+    if train:
+        views = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    else:
+        views = [v2.Resize(round(size * 8 / 7), antialias=True), v2.CenterCrop(size)]
+    return v2.Compose([*views, *_to_model()])
+
+
 def _to_model() -> list[v2.Transform]:
     """uint8 image -> normalised float32; mask -> int64."""
     from torchvision import tv_tensors

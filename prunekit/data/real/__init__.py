@@ -4,7 +4,19 @@ from prunekit.data.real.ade20k import ADE20K
 from prunekit.data.real.camvid import CamVid
 from prunekit.data.real.cityscapes import Cityscapes
 from prunekit.data.real.cocostuff import COCOStuff10k
+from prunekit.data.real.imagenet import ImageNet, TinyImageNet
 from prunekit.data.real.pictures import IGNORE, Pictures
-from prunekit.data.real.voc import VOC2012
+from prunekit.data.real.voc import SBD, VOC2012
 
-__all__ = ["ADE20K", "IGNORE", "VOC2012", "COCOStuff10k", "CamVid", "Cityscapes", "Pictures"]
+__all__ = [
+    "ADE20K",
+    "IGNORE",
+    "SBD",
+    "VOC2012",
+    "COCOStuff10k",
+    "CamVid",
+    "Cityscapes",
+    "ImageNet",
+    "Pictures",
+    "TinyImageNet",
+]

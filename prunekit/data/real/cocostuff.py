@@ -10,15 +10,14 @@ things, of which 11 were never annotated, 92 to 182 are stuff; that leaves 171 c
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.data.real.pictures import IGNORE, Pictures, index_palette, label_table
-from prunekit.errors import DataError, MissingDependencyError
+from prunekit.data.real.pictures import IGNORE, Pictures, index_palette, label_table, read_mat
+from prunekit.errors import DataError
 
 _MISSING = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # street sign, hat, shoe, eye glasses, plate, mirror, ...
 _TRAINED = tuple(number for number in range(1, 183) if number not in _MISSING)
@@ -61,14 +60,7 @@ class COCOStuff10k(Pictures):
         return [(self.listed(name, images / f"{name}.jpg"), masks / f"{name}.mat") for name in names]
 
     def raw_mask(self, path: Path) -> NDArray[Any]:
-        try:
-            from scipy.io import loadmat
-        except ImportError as err:
-            raise MissingDependencyError("COCO-Stuff's .mat files are read by SciPy: pip install scipy") from err
-        try:
-            found = loadmat(path, variable_names=["S", "names"])
-        except (OSError, ValueError, TypeError, NotImplementedError, EOFError, zlib.error) as err:
-            raise DataError(f"{self.NAME}: cannot read {path} ({err}); the file is damaged, fetch it again.") from err
+        found = read_mat(self.NAME, path, ["S", "names"])
         if "S" not in found:
             raise DataError(f"{self.NAME}: {path} has no label map S. {self.FETCH}")
         if "names" in found and found["names"].size == 172:

@@ -7,7 +7,8 @@ one method, everything else is here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prunekit.data.transforms import IGNORE, normalize
-from prunekit.errors import DataError, InputError
+from prunekit.errors import DataError, InputError, MissingDependencyError
 
 UNKNOWN = 254  # in a table of labels: no such number belongs in a label map
 
@@ -98,11 +99,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
     def picture(self, path: Path, mode: str | None) -> NDArray[Any]:
         """A picture file as an array; `mode` None keeps index values as they are."""
-        try:
-            with Image.open(path) as file:
-                return np.array(file.convert(mode) if mode else file)
-        except (OSError, UnidentifiedImageError, SyntaxError) as err:
-            raise DataError(f"{self.NAME}: cannot read {path} ({err}); the file is damaged, fetch it again.") from err
+        return read_picture(self.NAME, path, mode)
 
     def folder(self, *parts: str) -> Path:
         """root / parts, which must be a folder."""
@@ -142,6 +139,27 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
                 "Was it resized with a smoothing filter, or is it a colour mask?"
             )
         return classes
+
+
+def read_picture(name: str, path: Path, mode: str | None) -> NDArray[Any]:
+    """A picture file of the data set `name` as an array; DataError when it cannot be read."""
+    try:
+        with Image.open(path) as file:
+            return np.array(file.convert(mode) if mode else file)
+    except (OSError, UnidentifiedImageError, SyntaxError) as err:
+        raise DataError(f"{name}: cannot read {path} ({err}); the file is damaged, fetch it again.") from err
+
+
+def read_mat(name: str, path: Path, variables: Sequence[str]) -> dict[str, Any]:
+    """Variables of a MATLAB file of the data set `name`. MissingDependencyError without SciPy, DataError for damage."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as err:
+        raise MissingDependencyError(f"the .mat files of {name} are read by SciPy: pip install scipy") from err
+    try:
+        return loadmat(path, variable_names=variables)
+    except (OSError, ValueError, TypeError, NotImplementedError, EOFError, zlib.error) as err:
+        raise DataError(f"{name}: cannot read {path} ({err}); the file is damaged, fetch it again.") from err
 
 
 def label_table(classes: Mapping[int, int]) -> NDArray[np.uint8]:

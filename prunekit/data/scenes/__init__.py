@@ -7,8 +7,8 @@ signs well under 1 % each. One scene takes about 3 ms at 64 x 128 on one core, s
     train, val = SceneDataset(2000, seed=0), SceneDataset(200, seed=1)
 """
 
-from prunekit.data.scenes.classes import CLASSES, IGNORE, PALETTE
-from prunekit.data.scenes.dataset import SceneBoxes, SceneDataset, stack_images
+from prunekit.data.scenes.classes import CLASSES, IGNORE, PALETTE, THINGS
+from prunekit.data.scenes.dataset import SceneBoxes, SceneCrops, SceneDataset, stack_images
 from prunekit.data.scenes.render import Scene, make_scene, object_crops
 from prunekit.data.scenes.worlds import DOMAINS
 
@@ -17,8 +17,10 @@ __all__ = [
     "DOMAINS",
     "IGNORE",
     "PALETTE",
+    "THINGS",
     "Scene",
     "SceneBoxes",
+    "SceneCrops",
     "SceneDataset",
     "make_scene",
     "object_crops",

@@ -1,4 +1,4 @@
-"""SceneDataset and SceneBoxes: torch Datasets of synthetic scenes, rendered once and kept as bytes."""
+"""SceneDataset, SceneBoxes and SceneCrops: torch Datasets of synthetic scenes, rendered once and kept as bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prunekit.data.scenes.render import make_scene
+from prunekit.data.scenes.classes import THINGS
+from prunekit.data.scenes.render import make_scene, object_crops
 from prunekit.data.transforms import normalize
 from prunekit.errors import InputError
 
@@ -80,6 +81,42 @@ class SceneBoxes(Dataset[tuple[Tensor, tuple[Tensor, Tensor]]]):
         scene = self.scenes[i]
         image = normalize(torch.from_numpy(scene.image).permute(2, 0, 1).contiguous())
         return image, (torch.from_numpy(scene.boxes).float(), torch.from_numpy(scene.labels))
+
+
+class SceneCrops(Dataset[tuple[Tensor, int]]):
+    """The countable objects of `count` scenes, one crop each: (image float32 (3, S, S), ImageNet-normalised; class).
+
+    The class is a place in THINGS (traffic light, traffic sign, person, car, bicycle), not a label of the mask: what a
+    backbone can be pre-trained on. size: S, pixels. seed, domain as in SceneDataset. transform: called with the uint8
+    image as a tv_tensor; without one it is only normalised. How many crops there are follows from the scenes.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        domain: str = "day",
+        size: int = 32,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if count < 1:
+            raise InputError(f"count is {count}; a data set needs at least one scene.")
+        crops = [object_crops(make_scene(seed, i, domain=domain), size) for i in range(count)]
+        self.images = np.concatenate([images for images, _ in crops])  # (N, S, S, 3)
+        self.labels = np.searchsorted(THINGS, np.concatenate([labels for _, labels in crops]))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image = torch.from_numpy(self.images[i]).permute(2, 0, 1).contiguous()
+        if self.transform is None:
+            return normalize(image), int(self.labels[i])
+        from torchvision import tv_tensors
+
+        return self.transform(tv_tensors.Image(image)).as_subclass(Tensor), int(self.labels[i])
 
 
 def stack_images(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
