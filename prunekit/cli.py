@@ -1,4 +1,4 @@
-"""The `prunekit` command: demo, lab, run, data, doctor.
+"""The `prunekit` command: demo, lab, run, bench, data, doctor.
 
 Every error of ours ends as one line on stderr and exit status 2; a traceback means a bug.
 """
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser(prog="prunekit", description="Structured pruning: course and library.")
     top.add_argument("--version", action="version", version=f"prunekit {metadata.version('prunekit')}")
-    commands = top.add_subparsers(required=True, metavar="demo | lab | run | data | doctor")
+    commands = top.add_subparsers(required=True, metavar="demo | lab | run | bench | data | doctor")
 
     demo = commands.add_parser("demo", help="run lesson 00 without a browser and keep what it makes")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files (default: demo)")
@@ -59,6 +59,14 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
     add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp"))
+
+    speed = commands.add_parser("bench", help="exported networks against each other on the runtimes of devices")
+    speed.add_argument("files", nargs="+", type=Path, help="what prunekit.export wrote, e.g. dense.onnx small.onnx")
+    speed.add_argument("--runtimes", default="ort", help="of ort,openvino,xnnpack,eager,compile (default: ort)")
+    speed.add_argument("--threads", type=int, default=1)
+    speed.add_argument("--repeats", type=int, default=30, help="passes of each network (default: 30)")
+    speed.add_argument("--out", type=Path, default=Path("."), help="folder for bench.csv and bench.png (default: here)")
+    speed.set_defaults(do=run_speed)
 
     data = commands.add_parser("data", help="fetch a data set; without a name, list them")
     data.add_argument("name", nargs="?")
@@ -195,6 +203,24 @@ def run_claims(args: argparse.Namespace) -> int:
     trials.run(args.claims, seeds=args.seeds, out=args.out / "claims")
     print(claims.table(*args.claims))
     return 0
+
+
+def run_speed(args: argparse.Namespace) -> int:
+    """Time the files, print the table, leave bench.csv and bench.png; exit status 1 when a runtime gave no times."""
+    from prunekit.latency import bench_files, plot_bench, table, write_csv
+
+    files = {
+        path.stem if len({p.stem for p in args.files}) == len(args.files) else str(path): path for path in args.files
+    }
+    rows, missed = bench_files(files, args.runtimes.split(","), threads=args.threads, repeats=args.repeats)
+    if rows:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_csv(rows, args.out / "bench.csv")
+        plot_bench(rows).savefig(args.out / "bench.png", dpi=120)
+        print(f"{table(rows)}\nIn {args.out}/: bench.csv, bench.png")
+    for gap in missed:
+        print(f"prunekit: {gap.runtime}: {gap.why}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 def choose_ledger(args: argparse.Namespace) -> None:

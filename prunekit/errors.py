@@ -62,3 +62,7 @@ class ExportError(PrunekitError, RuntimeError):
 
 class MissingDependencyError(PrunekitError, ImportError):
     """An optional package is not installed; the message gives the pip line."""
+
+
+class RuntimeFailure(PrunekitError, RuntimeError):
+    """A runtime refuses a file or an input, takes too long, or its process dies; ours goes on."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ Normalize = Literal["mean", "none"]
 class Limits:
     """What every plan must respect.
 
-    round_to: kept units are a multiple of it (devices like 8). min_keep: units that stay in each group at least.
-    max_ratio: at most this fraction of a group goes.
+    round_to: kept units are a multiple of it. Devices like 8 (see the book's page on devices; `slim` and latency
+    tables use it); 1 here, since groups of a few channels could not lose 8. min_keep: units that stay in each group at
+    least. max_ratio: at most this fraction of a group goes.
     """
 
     round_to: int = 1
@@ -49,6 +50,15 @@ class Limits:
         return min(size, max(round(wanted / self.round_to), lowest) * self.round_to)
 
 
+@runtime_checkable
+class LatencyModel(Protocol):
+    """What knows its own best plan for a share of its time: `prunekit.latency.LatencyTable`."""
+
+    def plan(self, groups: Groups, scores: Scores, ratio: float, limits: Limits | None = None) -> PruningPlan:
+        """The plan that takes at least `ratio` off the time."""
+        ...
+
+
 def uniform_plan(groups: Groups, scores: Scores, ratio: float, *, limits: Limits | None = None) -> PruningPlan:
     """Remove the same fraction of every scored group, the lowest scores first.
 
@@ -57,9 +67,9 @@ def uniform_plan(groups: Groups, scores: Scores, ratio: float, *, limits: Limits
     """
     _check_ratio("ratio", ratio)
     limits = limits or Limits()
-    scores = _checked(groups, scores)
+    scores = checked_scores(groups, scores)
     counts = {name: limits.kept(groups[name].size, groups[name].size * (1 - ratio)) for name in scores}
-    return _keep_best(groups, scores, counts, f"uniform, ratio {ratio:g}")
+    return keep_best(groups, scores, counts, f"uniform, ratio {ratio:g}")
 
 
 def global_plan(
@@ -72,13 +82,13 @@ def global_plan(
     """
     _check_ratio("ratio", ratio)
     limits = limits or Limits()
-    scores = _checked(groups, scores)
+    scores = checked_scores(groups, scores)
     flat = torch.cat([_normalized(s, normalize) for s in scores.values()])
     owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(scores.values())])
     low = flat.argsort(stable=True)[: round(ratio * len(flat))]
     removed = torch.bincount(owner[low], minlength=len(scores)).tolist()
     counts = {n: limits.kept(groups[n].size, groups[n].size - r) for n, r in zip(scores, removed, strict=True)}
-    return _keep_best(groups, scores, counts, f"global, ratio {ratio:g}")
+    return keep_best(groups, scores, counts, f"global, ratio {ratio:g}")
 
 
 def budget_plan(
@@ -88,14 +98,15 @@ def budget_plan(
     macs_ratio: float | None = None,
     params_ratio: float | None = None,
     latency_ratio: float | None = None,
-    measure: Callable[[PruningPlan], float] | None = None,
+    latency: Callable[[PruningPlan], float] | LatencyModel | None = None,
     how: How = "global",
     limits: Limits | None = None,
 ) -> PruningPlan:
     """The gentlest uniform or global plan that removes at least the given fraction of one cost.
 
     Give exactly one of macs_ratio, params_ratio and latency_ratio. MACs (see plan_macs) and parameters are counted from
-    `groups`; for latency pass measure(plan) -> time, e.g. `plan.latency_of(model, groups, x)`.
+    `groups`. For latency pass latency(plan) -> time, e.g. `plan.latency_of(model, groups, x)`, or a table of layers
+    (`prunekit.latency.latency_table`), which weighs importance against milliseconds by itself (how is not used then).
     Raises BudgetError with the reachable ratio when the limits do not allow the target; else as uniform_plan.
     """
     given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
@@ -109,9 +120,11 @@ def budget_plan(
         raise InputError(f"how is 'uniform' or 'global', got {how!r}.")
     (kind, target), make = targets.popitem(), makers[how]
     _check_ratio(f"{kind}_ratio", target)
-    if kind == "latency" and measure is None:
-        raise InputError("latency_ratio needs measure(plan) -> time, e.g. plan.latency_of(model, groups, x).")
-    cost = {"macs": lambda p: plan_macs(groups, p), "params": lambda p: plan_params(groups, p), "latency": measure}[
+    if (kind == "latency") != (latency is not None):
+        raise InputError("latency_ratio and latency go together; latency is e.g. plan.latency_of(model, groups, x).")
+    if isinstance(latency, LatencyModel):
+        return latency.plan(groups, scores, target, limits)
+    cost = {"macs": lambda p: plan_macs(groups, p), "params": lambda p: plan_params(groups, p), "latency": latency}[
         kind
     ]
     plan = _bisect(lambda ratio: make(groups, scores, ratio, limits=limits), cost, kind, target)
@@ -170,7 +183,8 @@ def plan_shapes(groups: Groups, plan: PruningPlan) -> dict[str, tuple[int, ...]]
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def _keep_best(groups: Groups, scores: Mapping[str, Tensor], counts: dict[str, int], note: str) -> PruningPlan:
+def keep_best(groups: Groups, scores: Mapping[str, Tensor], counts: dict[str, int], note: str) -> PruningPlan:
+    """The plan that keeps the `counts` highest scores of each group."""
     keep = {}
     for name, score in scores.items():
         best = score.argsort(descending=True, stable=True)[: counts[name]]
@@ -185,7 +199,8 @@ def _normalized(score: Tensor, how: Normalize) -> Tensor:
     return score / mean if how == "mean" and mean > 0 else score
 
 
-def _checked(groups: Groups, scores: Scores) -> dict[str, Tensor]:
+def checked_scores(groups: Groups, scores: Scores) -> dict[str, Tensor]:
+    """The scores in float64 on the CPU; ScoreError or GroupError when they do not fit the groups."""
     if not isinstance(scores, Mapping) or not isinstance(groups, Groups):
         raise ScoreError(
             f"scores is a {type(scores).__name__}, groups a {type(groups).__name__}; pass what find_groups(model, x) "
@@ -219,7 +234,7 @@ def _check_ratio(name: str, ratio: float) -> None:
 
 
 def latency_of(model: nn.Module, groups: Groups, x: Tensor, *, repeats: int = 15) -> Callable[[PruningPlan], float]:
-    """measure(plan) for `budget_plan(latency_ratio=...)`: prunes for real and times it against the dense model.
+    """latency(plan) for `budget_plan(latency_ratio=...)`: prunes for real and times it against the dense model.
 
     Returns the median time of the pruned model relative to the dense one, the two timed in turns, so that a machine
     that slows down slows both. Noisy by nature: two calls differ by a few percent.

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "prunekit"
 ORDER = """
-errors core data models surgery observe metrics multiscale profiling plan reconstruct gates train progressive export viz
-widgets methods torch_pruning oneshot course cli
+errors core data models surgery observe metrics multiscale profiling plan reconstruct gates train progressive runtimes
+export viz latency widgets methods torch_pruning oneshot course cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -113,7 +113,7 @@ def test_a_latency_budget_uses_what_was_measured(mini) -> None:
         measured.append(plan)
         return plan_params(groups, plan) / 1000
 
-    plan = budget_plan(groups, scores, latency_ratio=0.5, measure=measure)
+    plan = budget_plan(groups, scores, latency_ratio=0.5, latency=measure)
     assert plan.keep == budget_plan(groups, scores, params_ratio=0.5).keep
     assert len(measured) > 3
 
@@ -165,5 +165,5 @@ def test_exactly_one_budget() -> None:
         budget_plan(groups, scores)
     with pytest.raises(InputError, match="exactly one of"):
         budget_plan(groups, scores, macs_ratio=0.5, params_ratio=0.5)
-    with pytest.raises(InputError, match="needs measure"):
+    with pytest.raises(InputError, match="go together"):
         budget_plan(groups, scores, latency_ratio=0.5)

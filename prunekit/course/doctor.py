@@ -16,7 +16,7 @@ from prunekit.course import site
 from prunekit.course.presets import read_scale
 from prunekit.errors import InputError
 
-EXTRAS = ("onnx", "quiz", "course")  # the optional parts that a learner meets
+EXTRAS = ("onnx", "openvino", "executorch", "quiz", "course")  # the optional parts that a learner meets
 LOW_DISK_GIB = 5
 
 

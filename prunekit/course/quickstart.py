@@ -20,7 +20,7 @@ from prunekit.course.presets import QUICKSTART, Quickstart, Scale
 from prunekit.course.setup import pick_device
 from prunekit.course.tasks import Task, load_task
 from prunekit.data.real import CamVid
-from prunekit.export import export_onnx
+from prunekit.export import IMAGENET_INPUT, export_onnx
 from prunekit.methods import l1, random
 from prunekit.metrics import Evaluation, evaluate
 from prunekit.models import zoo
@@ -158,7 +158,8 @@ def _leave_files(
     print(f"\n{out.name}\n{table}", flush=True)
     (out / "report.txt").write_text(table + "\n")
     plan.save(out / "plan.json")
-    export_onnx(models["pruned"], x, out / "pruned.onnx", meta={"plan": plan, "classes": list(task.classes)})
+    meta = {"plan": plan, "classes": list(task.classes), "palette": task.palette, "preprocessing": IMAGENET_INPUT}
+    export_onnx(models["pruned"], x, out / "pruned.onnx", meta=meta)
     images, truth = task.examples(3)
     with torch.no_grad():
         masks = {title: model(images.to(x.device)).argmax(1).cpu() for title, model in models.items()}

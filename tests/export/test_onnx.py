@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,10 +17,10 @@ import pytest
 import torch
 from torch import nn
 
-import prunekit.export as export
+import prunekit.export.onnx as writer
 from prunekit.core import PruningPlan
 from prunekit.errors import ExportError, InputError, MissingDependencyError
-from prunekit.export import export_onnx
+from prunekit.export import Exported, export, export_onnx
 
 X = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(1))
 
@@ -44,7 +47,7 @@ def _run(path: Path, x: torch.Tensor) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> tuple[Path, export.OnnxExport, dict]:
+def exported(tmp_path_factory) -> tuple[Path, Exported, dict]:
     """One export with everything asked for."""
     path = tmp_path_factory.mktemp("export") / "net.onnx"
     meta = {
@@ -74,9 +77,9 @@ def test_the_file_computes_what_the_model_computes(exported):
 
 def test_it_is_one_whole_file_and_a_card(exported):
     path, result, _ = exported
-    assert sorted(p.name for p in path.parent.iterdir()) == ["net.export.json", "net.onnx"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["net.onnx", "net.onnx.export.json"]
     onnx.checker.check_model(path, full_check=True)
-    card = json.loads((path.parent / "net.export.json").read_text())
+    card = json.loads((path.parent / "net.onnx.export.json").read_text())
     assert card["max_error"] == result.max_error and card["path"] == "net.onnx" and card["outputs"] == ["logits"]
     assert card["meta"]["prunekit.licence"] == "CC0" and card["dynamic_batch"] is True
 
@@ -87,6 +90,10 @@ def test_metadata_travels_with_the_model(exported):
     assert PruningPlan.from_json(stored["prunekit.plan"]) == meta["plan"]
     assert json.loads(stored["prunekit.classes"]) == meta["classes"]
     assert json.loads(stored["prunekit.palette"]) == [[1, 2, 3]] and stored["prunekit.licence"] == "CC0"
+    assert json.loads(stored["prunekit.input"]) == {"name": "image", "shape": [1, 3, 8, 12], "dtype": "float32"}
+    made_by = json.loads(stored["prunekit.made_by"])
+    assert made_by["model"] == "Net" and made_by["torch"] == torch.__version__
+    assert made_by["macs"] == (3 * 9 + 4) * 8 * 4 * 6  # a: 8 x 27 on 4 x 6 pixels, b: 4 x 8
 
 
 def test_no_paths_of_this_machine_in_the_file(exported):
@@ -121,13 +128,13 @@ def tampered(monkeypatch):
     """Lets the exporter see other weights than the proof: the control that must fail."""
 
     def with_factor(factor: float) -> None:
-        def write(model, *args):
-            model = copy.deepcopy(model)
+        def write(job, *args):
+            model = copy.deepcopy(job.model)
             model.b.weight.data.mul_(factor)
-            return original(model, *args)
+            return original(dataclasses.replace(job, model=model), *args)
 
-        original = export._write
-        monkeypatch.setattr(export, "_write", write)
+        original = writer.write
+        monkeypatch.setattr(writer, "write", write)
 
     return with_factor
 
@@ -168,7 +175,7 @@ def test_code_the_exporter_cannot_follow(tmp_path: Path):
         def forward(self, x):
             return x.reshape(1, 3, 96)
 
-    with pytest.raises(ExportError, match="Try dynamic_batch=False"):
+    with pytest.raises(ExportError, match="Leave dynamic_batch and dynamic_size off"):
         export_onnx(Fixed(), X, tmp_path / "net.onnx", dynamic_batch=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -185,6 +192,8 @@ def test_paths_that_cannot_be_written(tmp_path: Path):
         export_onnx(Net(), X, tmp_path / "absent" / "net.onnx")
     with pytest.raises(InputError, match="is a folder"):
         export_onnx(Net(), X, tmp_path)
+    with pytest.raises(InputError, match=r"net.pt must end in .onnx"):
+        export_onnx(Net(), X, tmp_path / "net.pt")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to"):
         export_onnx(Net(), X, tmp_path / "file" / "net.onnx")
@@ -210,3 +219,43 @@ def test_inputs_that_cannot_work(tmp_path: Path):
 class Argmax(nn.Module):
     def forward(self, x):
         return x.argmax(1)
+
+
+def test_any_height_and_width(tmp_path: Path):
+    export(Net(), X, tmp_path / "net.onnx", dynamic_size=True)
+    x = torch.randn(1, 3, 10, 30)
+    with torch.no_grad():
+        np.testing.assert_allclose(_run(tmp_path / "net.onnx", x)[0], Net().eval()(x).numpy(), atol=1e-5)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ExportError, match=r"cannot write .*net.onnx \(No space left on device\); free some space"):
+        export_onnx(Net(), X, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_that_onnx_does_not_have_is_named_with_its_module(tmp_path: Path):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(ExportError, match=r"operator is aten.special_bessel_j0.default, called in '1'"):
+        export_onnx(nn.Sequential(Net(), Odd()), X, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opset_is_written_or_refused(tmp_path: Path):
+    export_onnx(Net(), X, tmp_path / "net.onnx", opset=20)
+    assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 20
+    for opset in (7, 99, "18"):
+        with pytest.raises(InputError, match=r"opset is .*; 18 to \d+ can be written here"):
+            export_onnx(Net(), X, tmp_path / "net.onnx", opset=opset)
+
+
+def test_an_unknown_target_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="no target 'tflite'; there are onnx, openvino, executorch, torch"):
+        export(Net(), X, tmp_path / "net.tflite", "tflite")

@@ -1,0 +1,179 @@
+"""A latency table: how long each layer of one network takes at several widths, measured on the runtime that counts.
+
+Each kind of layer is measured alone at a fixed share of its input and output channels, rounded to `step`, and read in
+between by bilinear interpolation. What the table leaves out (activations, resizing, attention's products) is the time
+of the whole network minus the sum of its layers, and is taken as unchanged: a plan is never promised too much.
+
+Times are the smallest of some passes: what the layer costs when nothing else runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunekit.core import Groups, PruningPlan, Scores
+from prunekit.errors import InputError
+from prunekit.export.onnx import ready, write
+from prunekit.latency.knapsack import knapsack_plan
+from prunekit.latency.layers import Layer, layers_of, write_onnx
+from prunekit.plan import Limits, plan_shapes
+from prunekit.runtimes import Runtime
+
+SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of each layer's channels
+TABLED = ("ort", "openvino")
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Times of a network's layers on one runtime. Call it with a plan for the predicted milliseconds, or give it to
+    `budget_plan(groups, scores, latency_ratio=0.4, latency=table)`.
+
+    layers: of the dense network. times_ms: layer key -> ms. rest_ms: of the whole network that no layer accounts for.
+    where: device, runtime, version and threads.
+    """
+
+    groups: Groups = field(repr=False)
+    layers: tuple[Layer, ...] = field(repr=False)
+    times_ms: Mapping[str, float] = field(repr=False)
+    rest_ms: float
+    where: str
+
+    def __call__(self, plan: PruningPlan) -> float:
+        """Predicted milliseconds of the network after the plan."""
+        return self.total_ms(plan_shapes(self.groups, plan))
+
+    def total_ms(self, shapes: Mapping[str, Sequence[int]]) -> float:
+        """Predicted milliseconds with these weight shapes."""
+        return self.rest_ms + sum(self.layer_ms(layer, shapes[layer.tensor]) for layer in self.layers)
+
+    def layer_ms(self, layer: Layer, shape: Sequence[int]) -> float:
+        """Milliseconds of a layer of the dense network with a weight of this shape, between the measured widths."""
+        now = layer.with_weight(shape)
+        if now.groups != layer.groups:  # depth-wise: one width
+            return _between(now.outputs, [(g.outputs, self.times_ms[g.key()]) for g in _variants(layer)])
+        rows: dict[int, list[tuple[int, float]]] = {}
+        for variant in _variants(layer):
+            rows.setdefault(variant.inputs, []).append((variant.outputs, self.times_ms[variant.key()]))
+        return _between(now.inputs, [(width, _between(now.outputs, row)) for width, row in rows.items()])
+
+    def plan(self, groups: Groups, scores: Scores, ratio: float, limits: Limits | None = None) -> PruningPlan:
+        """See `knapsack_plan`; widths are multiples of 8 unless `limits` says otherwise."""
+        return knapsack_plan(self, groups, scores, ratio, limits or Limits(round_to=8))
+
+
+def latency_table(
+    model: nn.Module,
+    groups: Groups,
+    x: Tensor,
+    *,
+    runtime: str = "ort",
+    threads: int = 1,
+    cache: str | os.PathLike[str] | None = None,
+    repeats: int = 10,
+) -> LatencyTable:
+    """Measure every kind of layer of `model` at several widths on a runtime ("ort" or "openvino").
+
+    cache: a JSON file that keeps what was measured under device, runtime, its version and threads; another device or
+    version finds nothing there and measures anew. Delete the file to measure again. repeats: passes of each layer.
+    Raises InputError, MissingDependencyError and RuntimeFailure. Takes some tens of milliseconds for each measurement.
+    """
+    if runtime not in TABLED:
+        raise InputError(f"no table for runtime '{runtime}'; there is {' and '.join(TABLED)}.")
+    job = ready(model, x, None, False, False)
+    layers = layers_of(job.model, job.x)
+    with Runtime(runtime, threads=threads) as process, tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+        where = f"{device_name()}, {runtime} {process.version}, {threads} threads"
+        known = _read(cache).get(where, {})
+        wanted = {v.key(): v for layer in layers for v in _variants(layer) if v.key() not in known}
+        known |= measure_layers(process, wanted.values(), Path(folder), repeats)
+        whole = Path(folder) / "whole.onnx"
+        write(job, whole)
+        process.load("whole", whole)
+        whole_ms = min(process.time({"whole": job.x.numpy()}, repeats=repeats)["whole"].wall_ms)
+    if cache is not None:
+        _write(Path(cache), {**_read(cache), where: known})
+    times = {v.key(): known[v.key()] for layer in layers for v in _variants(layer)}
+    rest = max(0.0, whole_ms - sum(times[layer.key()] for layer in layers))
+    return LatencyTable(groups, tuple(layers), times, rest, where)
+
+
+def measure_layers(process: Runtime, layers: Iterable[Layer], folder: Path, repeats: int) -> dict[str, float]:
+    """Layer key -> milliseconds, the smallest of `repeats` passes; a handful at a time takes turns."""
+    layers, found = list(layers), {}
+    for start in range(0, len(layers), 16):
+        some = {layer.key(): layer for layer in layers[start : start + 16]}
+        for key, layer in some.items():
+            write_onnx(layer, os.fspath(folder / "layer.onnx"))
+            process.load(key, folder / "layer.onnx")
+        inputs = {key: np.ones(layer.input_shape(), np.float32) for key, layer in some.items()}
+        timed = process.time(inputs, repeats=repeats, warmup=2)
+        found |= {key: min(timing.wall_ms) for key, timing in timed.items()}
+        process.drop()
+    return found
+
+
+def device_name() -> str:
+    """This machine's processor, as its system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor()
+    return f"{platform.machine()} {name}".strip()
+
+
+def _variants(layer: Layer) -> list[Layer]:
+    """The layer at every width that is measured; the dense one is among them."""
+    outputs = _widths(layer.outputs)
+    if layer.groups > 1:
+        inner = layer.inputs // layer.groups
+        step = layer.outputs // layer.groups
+        counts = _widths(layer.groups)
+        return [layer.with_weight((count * step, inner)) for count in counts]
+    return [layer.with_weight((o, i)) for i in _widths(layer.inputs) for o in outputs]
+
+
+def _widths(width: int) -> list[int]:
+    """Shares of a width as multiples of 8; of a narrow one as they come."""
+    unit = 8 if width % 8 == 0 and width >= 16 else 1
+    return sorted({max(unit, math.ceil(width * share / unit) * unit) for share in SHARES})
+
+
+def _between(x: float, points: Sequence[tuple[float, float]]) -> float:
+    """Linear between the points, straight on at the ends, never below a tenth of the first."""
+    if len(points) == 1:
+        return points[0][1]
+    points = sorted(points)
+    i = min(max(bisect_right([p for p, _ in points], x), 1), len(points) - 1)
+    (x0, y0), (x1, y1) = points[i - 1], points[i]
+    return max(y0 + (y1 - y0) * (x - x0) / (x1 - x0), 0.1 * points[0][1])
+
+
+def _read(cache: str | os.PathLike[str] | None) -> dict[str, dict[str, float]]:
+    if cache is None or not Path(cache).exists():
+        return {}
+    try:
+        found = json.loads(Path(cache).read_text())
+        return {str(where): {str(k): float(v) for k, v in times.items()} for where, times in found.items()}
+    except (OSError, ValueError, AttributeError) as err:
+        raise InputError(f"{cache} is no latency table ({err}); delete it, or name another file.") from err
+
+
+def _write(cache: Path, found: Mapping[str, Mapping[str, float]]) -> None:
+    part = cache.with_name(f"{cache.name}.part")
+    try:
+        part.write_text(json.dumps(found, indent=1))
+        part.replace(cache)
+    except OSError as err:
+        raise InputError(f"cannot write {cache} ({err.strerror}); create its folder, or choose another.") from err
