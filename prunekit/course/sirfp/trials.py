@@ -95,10 +95,10 @@ def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
     todo = [trial for claim in claims for trial in trials(claim, seeds)]
     task, dense = load_task("scenes"), zoo.load(BENCH["mini"].model).to(pick_device())
     crops = BalancedCrops(task.train, BENCH["mini"].training.size)
-    done = {(e.claim, e.method, e.seed, str(e.settings)) for e in ledger.load() if e.scale == "mini"}
+    done = [(e.claim, e.method, e.seed, e.settings) for e in ledger.load() if e.scale == "mini"]
     for number, trial in enumerate(todo, 1):
         given = settings(trial)
-        if (trial.claim, trial.method, trial.seed, str(given)) in done:
+        if (trial.claim, trial.method, trial.seed, given) in done:
             continue
         start = time.perf_counter()
         metrics = speed(trial, task, dense) if trial.claim == "S7" else accuracy(trial, task, crops, dense, out)
