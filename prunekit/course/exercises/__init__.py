@@ -1,6 +1,7 @@
 """What an exercise and a quiz question are, and where they are found: one file per lesson, lesson_NN.py.
 
-A lesson's file holds two tuples, EXERCISES and QUIZ. A new lesson adds its file, and nothing else has to know.
+A lesson's file holds two tuples, EXERCISES and QUIZ, or imports them: a long quiz is in quiz_NN.py. A new lesson adds
+its file, and nothing else has to know.
 """
 
 from __future__ import annotations

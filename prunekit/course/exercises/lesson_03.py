@@ -1,11 +1,15 @@
-"""Lesson 03: five ideas of importance, one function each, and what one list of all layers does. U units, C inputs."""
+"""Lesson 03: five ideas of importance, one function each (one list of all layers: layers_03). U units, C inputs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from prunekit.course.exercises import Choice, Exercise, Mistake, Question
+from prunekit.course.exercises import Exercise, Mistake
+from prunekit.course.exercises.layers_03 import LIST
+from prunekit.course.exercises.quiz_03 import QUIZ
+
+__all__ = ["EXERCISES", "QUIZ"]
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -217,133 +221,4 @@ RANK = Exercise(
     ),
 )
 
-
-def lost_per_layer(scores, count):
-    relative = [score / score.mean() for score in scores]
-    limit = torch.cat(relative).sort().values[count]
-    return [int((score < limit).sum()) for score in relative]
-
-
-def _lost_cases() -> tuple[tuple[list[Tensor], int], ...]:
-    thin, wide = torch.tensor([0.2, 1.0, 1.1, 1.3]), torch.tensor([2.0, 30.0, 34.0, 35.0, 36.0, 60.0, 61.0, 70.0])
-    return ([thin, wide], 4), ([wide, thin + 5, torch.tensor([0.1, 0.5])], 3)
-
-
-def _counted(relative: list[Tensor], count: int) -> list[int]:
-    limit = torch.cat(relative).sort().values[count]
-    return [int((score < limit).sum()) for score in relative]
-
-
-LIST = Exercise(
-    id="03.6",
-    title="one list",
-    reference=lost_per_layer,
-    cases=_lost_cases,
-    hints=(
-        "Divide, put together, sort: where in the sorted list is the border between those that go and those that stay?",
-        "Entry number `count` of the sorted list is the first that stays. All below it go.",
-        "`limit = torch.cat(relative).sort().values[count]`, then count what is below it in each layer.",
-    ),
-    mistakes=(
-        Mistake(
-            "as they are", lambda s, n: _counted(s, n), "divide by each layer's mean first: look at the large layer"
-        ),
-        Mistake(
-            "by the sum",
-            lambda s, n: _counted([v / v.sum() for v in s], n),
-            "dividing by the sum punishes wide layers: each of their channels is a smaller share. Take the mean",
-        ),
-        Mistake("the same for all", lambda s, n: [n // len(s)] * len(s), "that is layer-wise; here one list decides"),
-        Mistake(
-            "one too many",
-            lambda s, n: [
-                int((v / v.mean() <= torch.cat([u / u.mean() for u in s]).sort().values[n]).sum()) for v in s
-            ],
-            "one too many goes: the entry with the number `count` stays, since counting starts at 0",
-        ),
-        Mistake(
-            "those that stay",
-            lambda s, n: [len(v) - lost for v, lost in zip(s, lost_per_layer(s, n))],
-            "that is how many stay",
-        ),
-    ),
-    alternatives=(
-        lambda scores, count: [
-            sum(
-                layer == i
-                for _, layer in sorted((float(v), i) for i, s in enumerate(scores) for v in s / s.mean())[:count]
-            )
-            for i in range(len(scores))
-        ],
-    ),
-    note="Every score is now relative to its layer. A layer in which all channels are alike loses little; one with a "
-    "few that stand far below the rest loses those.",
-)
-
 EXERCISES = (L1, TAYLOR, FPGM, REFIT, RANK, LIST)
-
-QUIZ = (
-    Question(
-        "A filter stands in front of a batch norm. You multiply its weights by 10, and the norm's statistics with it. "
-        "What happens?",
-        (
-            Choice("The network changes, L1 does not.", "It is the other way round: the norm divides the factor out."),
-            Choice(
-                "The network computes the same, and L1 calls the channel ten times as important.",
-                "Yes. In front of a norm the size of a filter is an accident.",
-                right=True,
-            ),
-            Choice("Nothing at all.", "L1 looks at the weights, and they are ten times larger."),
-        ),
-    ),
-    Question(
-        "Taylor gives a channel the score 0.0000. What do you know?",
-        (
-            Choice(
-                "It can be removed without loss.", "Only a small turn of its gate is free. Removing is a large turn."
-            ),
-            Choice(
-                "On these batches, a small turn of its gate does not change the loss.",
-                "Yes. It may do nothing, or stand at a point where the slope happens to be zero.",
-                right=True,
-            ),
-            Choice("Its weights are zero.", "They can be large: the reader may ignore the channel."),
-        ),
-    ),
-    Question(
-        "Two channels are copies of each other. CHIP ranks both at the bottom. You remove both. What have you done?",
-        (
-            Choice("Right: both were redundant.", "Each was, as long as the other stayed."),
-            Choice(
-                "Removed something that nobody else does.",
-                "Yes. Scores are given one at a time, a cut takes many at once.",
-                right=True,
-            ),
-            Choice("Nothing, if the batch norm stays.", "The norm's part of a removed channel goes with it."),
-        ),
-    ),
-    Question(
-        "In a global list without normalisation, which layers lose most under L1?",
-        (
-            Choice("Those with many channels.", "Each channel stands for itself; it is their size that counts."),
-            Choice("The last ones.", "Their filters read many channels, so their L1 is large."),
-            Choice(
-                "Those whose filters have few weights.",
-                "Yes: a sum over few weights is small, whatever the channel is worth.",
-                right=True,
-            ),
-        ),
-    ),
-    Question(
-        "A paper's method reaches 0.694, the baseline 0.688, one run each. Over seeds the spread is 0.006. Who won?",
-        (
-            Choice("The paper's method.", "With one run each and a spread as large as the gap, that may be chance."),
-            Choice("The baseline.", "Nothing here speaks for it either."),
-            Choice(
-                "Nobody knows yet.",
-                "Yes. Three seeds each, and then a gap of three standard errors, would be a result.",
-                right=True,
-            ),
-        ),
-    ),
-)
