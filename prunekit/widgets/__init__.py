@@ -1,20 +1,25 @@
 """Explorers for notebooks: a picture, and controls wherever Python runs. In the book and on GitHub the picture stays.
 
 Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
-channels (feature maps by score). Each has a plain function from state to picture, which `explore_...` shows.
+channels (feature maps by score), clique (a layer as a graph, and who stays). Each has a plain function from state to
+picture, which `explore_...` shows.
 """
 
 from prunekit.widgets.channels import channels_view, explore_channels
+from prunekit.widgets.clique import CliqueStudy, clique_view, explore_clique
 from prunekit.widgets.live import View
 from prunekit.widgets.masks import MaskStudy, explore_masks, masks_view
 from prunekit.widgets.sensitivity import Sensitivity, explore_sensitivity, sensitivity, sensitivity_view
 
 __all__ = [
+    "CliqueStudy",
     "MaskStudy",
     "Sensitivity",
     "View",
     "channels_view",
+    "clique_view",
     "explore_channels",
+    "explore_clique",
     "explore_masks",
     "explore_sensitivity",
     "masks_view",
