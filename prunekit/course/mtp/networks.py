@@ -1,0 +1,66 @@
+"""The two networks that MTP starts with: the segmenter of the preset, and a classifier with its backbone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from prunekit.course.mtp.preset import BODIES, MODELS, Mtp
+from prunekit.errors import DataError, DownloadError
+from prunekit.models import zoo
+from prunekit.models.backbone import Backbone
+from prunekit.models.classifier import Classifier
+
+
+def segmenter_of(preset: Mtp, classes: int, *, seed: int) -> nn.Module:
+    """The stored network for the scenes, the paper's for the full scale, else a mini one with random weights.
+
+    Raises DownloadError when ImageNet weights are asked for and cannot be had.
+    """
+    torch.manual_seed(seed)
+    if preset.model not in MODELS:
+        return zoo.load(preset.model) if preset.dataset == "scenes" else zoo.build(preset.model, classes=classes)
+    try:
+        return MODELS[preset.model](classes, pretrained=preset.pretrained)
+    except OSError as err:
+        raise DownloadError(_offline(err)) from err
+
+
+def classifier_of(preset: Mtp, segmenter: nn.Module, classes: int, *, seed: int) -> Classifier:
+    """A classifier with a copy of the segmenter's backbone, and ImageNet's own last layer where that was pre-trained.
+
+    Raises DataError when that layer has another number of classes, DownloadError as above.
+    """
+    torch.manual_seed(seed)
+    backbone = segmenter.get_submodule(backbone_path(segmenter))
+    assert isinstance(backbone, Backbone)
+    classifier = Classifier(copy.deepcopy(backbone), classes)
+    if preset.pretrained and preset.model in BODIES:
+        try:
+            body: Any = timm.create_model(BODIES[preset.model], pretrained=True)
+        except OSError as err:
+            raise DownloadError(_offline(err)) from err
+        head = body.get_classifier()
+        if head.out_features != classes:
+            raise DataError(
+                f"the classification set has {classes} classes, the pre-trained head {head.out_features}: is a folder "
+                "of the set missing? For another set than ImageNet pass --no-pretrained."
+            )
+        classifier.head = head
+    return classifier
+
+
+def backbone_path(segmenter: nn.Module) -> str:
+    """The name of its backbone: "backbone", in BiSeNet "context.backbone"."""
+    return next(name for name, module in segmenter.named_modules() if isinstance(module, Backbone))
+
+
+def _offline(err: OSError) -> str:
+    return (
+        f"timm cannot fetch the backbone's ImageNet weights ({str(err).splitlines()[0]}). Run once with a network, "
+        "they are kept; or pass --no-pretrained, which costs much accuracy."
+    )
