@@ -22,6 +22,7 @@ from pathlib import Path
 import bench
 import networks
 import sizes
+import speed
 import yaml
 from vendor import fetch
 
@@ -46,6 +47,8 @@ def main() -> int:
     (GENERATED / "claims.md").write_text(claims_page(records))
     (GENERATED / "bench.md").write_text(bench.page(records, GENERATED))
     (GENERATED / "networks.md").write_text(networks.page(BOOK / "results/zoo/zoo.json"))
+    (GENERATED / "widths.md").write_text(speed.widths(speed.load()))
+    (GENERATED / "devices.md").write_text(speed.devices(records))
     (GENERATED / "minutes.md").write_text(minutes())
     (GENERATED / "sizes.md").write_text(sizes.published(sizes.load()))
     (GENERATED / "stored.md").write_text(sizes.stored())

@@ -43,7 +43,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-vendor, sizes, networks, bench = load("vendor"), load("sizes"), load("networks"), load("bench")
+vendor, sizes, networks, bench, speed = map(load, ("vendor", "sizes", "networks", "bench", "speed"))
 build = load("build")  # imports them by name
 
 
@@ -228,3 +228,14 @@ def test_a_failing_npm_says_why(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vendor, "npm", lambda: failing)
     with pytest.raises(DownloadError, match=r"mathjax.*network unreachable.*make book again"):
         vendor.pack("mathjax@3.2.2")
+
+
+def test_speed_tables_are_drawn_from_what_was_measured():
+    rows = [{"network": "dense", "macs_ratio": 1.0, "speedup": 1.0}, {"network": "8", "macs_ratio": 2, "speedup": 1.75}]
+    page = speed.widths({"rows": rows, "where": "a machine"})
+    assert "| 8 | 2.00 | 1.75 |" in page and "Measured on a machine." in page
+    assert "Not measured yet" in speed.widths(None) and "Nobody has" in speed.devices(())
+    ledger.record(
+        "D1", method="net", seed=0, seconds=1, settings={"device": "Pi"}, metrics={"speedup": 1.5, "macs_ratio": 2}
+    )
+    assert "| Pi | None | net | 1.50 | 2.00 |" in speed.devices(ledger.load("D1"))

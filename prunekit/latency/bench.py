@@ -113,7 +113,7 @@ def _on(runtime: str, files: Mapping[str, Path], threads: int, repeats: int, war
     with Runtime(runtime, threads=threads) as process:
         for name, path in found.items():
             process.load(name, path)
-        times = process.time(dict.fromkeys(found, x), repeats=repeats, warmup=warmup)
+        times = process.time({name: x for name in found}, repeats=repeats, warmup=warmup)  # noqa: C420 (typed)
         version = process.version
     first = next(iter(times))
     return [

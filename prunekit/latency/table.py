@@ -17,6 +17,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,23 @@ class LatencyTable:
 
     def layer_ms(self, layer: Layer, shape: Sequence[int]) -> float:
         """Milliseconds of a layer of the dense network with a weight of this shape, between the measured widths."""
-        now = layer.with_weight(shape)
-        if now.groups != layer.groups:  # depth-wise: one width
-            return _between(now.outputs, [(g.outputs, self.times_ms[g.key()]) for g in _variants(layer)])
-        rows: dict[int, list[tuple[int, float]]] = {}
-        for variant in _variants(layer):
-            rows.setdefault(variant.inputs, []).append((variant.outputs, self.times_ms[variant.key()]))
-        return _between(now.inputs, [(width, _between(now.outputs, row)) for width, row in rows.items()])
+        grid = self._grids[layer]
+        outputs, inputs = shape[0], shape[1]
+        if layer.groups > 1:  # depth-wise, or nearly: one width
+            return _between(outputs, grid[0][1])
+        return _between(inputs, [(width, _between(outputs, row)) for width, row in grid])
+
+    @cached_property
+    def _grids(self) -> dict[Layer, list[tuple[int, list[tuple[int, float]]]]]:
+        """Layer -> [(inputs, [(outputs, ms), ...]), ...]; of grouped layers one row, by outputs."""
+        grids: dict[Layer, list[tuple[int, list[tuple[int, float]]]]] = {}
+        for layer in set(self.layers):
+            rows: dict[int, list[tuple[int, float]]] = {}
+            for variant in _variants(layer):
+                row = rows.setdefault(layer.inputs if layer.groups > 1 else variant.inputs, [])
+                row.append((variant.outputs, self.times_ms[variant.key()]))
+            grids[layer] = list(rows.items())
+        return grids
 
     def plan(self, groups: Groups, scores: Scores, ratio: float, limits: Limits | None = None) -> PruningPlan:
         """See `knapsack_plan`; widths are multiples of 8 unless `limits` says otherwise."""
