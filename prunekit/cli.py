@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+from prunekit.course import mtp_command as mtp
 from prunekit.course import site
 from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
-    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp"))
+    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp | mtp"))
 
     speed = commands.add_parser("bench", help="exported networks against each other on the runtimes of devices")
     speed.add_argument("files", nargs="+", type=Path, help="what prunekit.export wrote, e.g. dense.onnx small.onnx")
@@ -114,6 +115,8 @@ def add_experiments(experiments: Any) -> None:
     sirfp.add_argument("--workers", type=int, default=0, help="processes that load pictures")
     sirfp.add_argument("--seed", type=int, default=0)
     sirfp.set_defaults(do=run_sirfp)
+
+    mtp.add_to(experiments, common).set_defaults(do=run_mtp)
 
     claims = experiments.add_parser("claims", parents=[common], help="the runs behind the papers' claims, mini scale")
     claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8")
@@ -221,6 +224,13 @@ def run_speed(args: argparse.Namespace) -> int:
     for gap in missed:
         print(f"prunekit: {gap.runtime}: {gap.why}", file=sys.stderr)
     return 1 if missed else 0
+
+
+def run_mtp(args: argparse.Namespace) -> int:
+    """MTP's experiment."""
+    choose_ledger(args)
+    mtp.run_with(args)
+    return 0
 
 
 def choose_ledger(args: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def training(steps: int, momentum: float) -> Training:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_alternation_reaches_the_minimiser(momentum: float) -> None:
-    task = training(1200, momentum)
+    task = training(600, momentum)
     settings = mtp.Settings(rounds=30, alpha1=0.0, alpha2=0.0, mu=1.0, rho=1.1)
     done = mtp.alternate(First(), Second(), NOTHING, task, task, settings)
     for w_D in (done.classifier.backbone.w_D, done.segmenter.backbone.w_D, done.segmenter.v_D):
@@ -76,7 +76,7 @@ def test_the_alternation_reaches_the_minimiser(momentum: float) -> None:
 
 
 def test_lambda_weighs_the_second_loss() -> None:
-    task = training(1200, 0.0)
+    task = training(600, 0.0)
     settings = mtp.Settings(rounds=30, alpha1=0.0, alpha2=0.0, weight=3.0, mu=1.0, rho=1.1)
     done = mtp.alternate(First(), Second(), NOTHING, task, task, settings)
     expected_D = (A * P_D + 3 * B * Q_D) / (A + 3 * B)

@@ -1,0 +1,201 @@
+"""The alternation on small networks: agreement, sparsity, interrupted runs, and each mistake by name."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from prunekit.errors import CheckpointError, DataError, InputError, TrainingError
+from prunekit.methods import mtp
+from prunekit.progressive import Training
+from prunekit.surgery import check_equivalence, find_groups, prune
+from prunekit.train import TrainConfig, classification_loss, segmentation_loss
+
+X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+QUIET = mtp.Settings(rounds=3, alpha1=0.0, alpha2=0.0, mu=1.0, rho=2.0)
+
+
+def body(width: int = 12) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 8, 3, padding=1),
+    )
+
+
+class Labeller(nn.Module):
+    def __init__(self, classes: int = 2, width: int = 12) -> None:
+        super().__init__()
+        self.backbone, self.head = body(width), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x).relu().mean((2, 3)))
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = body()
+        self.decoder = nn.Sequential(
+            nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 2, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.backbone(x).relu())
+
+
+def networks() -> tuple[Labeller, Segmenter, mtp.Parts]:
+    torch.manual_seed(0)
+    labeller, segmenter = Labeller(), Segmenter()
+    segmenter.backbone.load_state_dict(labeller.backbone.state_dict())
+    return labeller, segmenter, mtp.split(segmenter.eval(), find_groups(segmenter, X), inner=False)
+
+
+def trainings(steps: int, lr: float = 0.05, schedule: str = "constant") -> tuple[Training, Training]:
+    """Bright pictures against dark ones, bright pixels against dark ones."""
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 3, 8, 8, generator=draw) + torch.randn(32, 1, 1, 1, generator=draw)
+    label, mask = (x.mean((1, 2, 3)) > 0).long(), (x.mean(1) > 0).long()
+    config = TrainConfig(steps, lr, schedule=schedule, weight_decay=0.0, device="cpu", quiet=True)  # type: ignore[arg-type]
+    loaders = [DataLoader(TensorDataset(x, target), 8, shuffle=True) for target in (label, mask)]
+    return Training(config, loaders[0], classification_loss), Training(config, loaders[1], segmentation_loss)
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
+
+
+def test_with_a_large_mu_both_backbones_are_one() -> None:
+    labeller, segmenter, parts = networks()
+    before = copy.deepcopy((labeller.state_dict(), segmenter.state_dict()))
+    settings = mtp.Settings(rounds=8, alpha1=0.0, alpha2=0.0, mu=10.0, rho=4.0)
+    sparse = mtp.alternate(labeller, segmenter, parts, *trainings(48, schedule="linear"), settings)
+    first, third = sparse.classifier.backbone, sparse.segmenter.backbone
+    for (name, w1), w3 in zip(first.named_parameters(), third.parameters(), strict=True):
+        assert ((w1 - w3).norm() / w1.norm().clamp_min(1e-3)).item() < 1e-4, name
+    assert sparse.history[-1].relative < 1e-4
+    assert not equal(first, labeller.backbone)  # and they have learned
+    after = labeller.state_dict(), segmenter.state_dict()
+    assert all(torch.equal(t, old[n]) for new, old in zip(after, before, strict=True) for n, t in new.items())
+    loose = mtp.alternate(labeller, segmenter, parts, *trainings(48), replace(settings, mu=1e-6, rho=1.01))
+    assert loose.history[-1].relative > 1e-2  # negative control
+
+
+def test_l1_separates_the_scales_and_zeros_are_free_to_go() -> None:
+    labeller, segmenter, parts = networks()
+    plain, sparse = (
+        mtp.alternate(labeller, segmenter, parts, *trainings(90), mtp.Settings(3, alpha, alpha, mu=0.1, rho=2.0))
+        for alpha in (0.0, 0.04)
+    )
+    gammas = [
+        torch.cat(list(mtp.score(run.segmenter, parts, classifier=run.classifier).values())) for run in (plain, sparse)
+    ]
+    assert (gammas[0] > 0.3).all()  # one heap
+    dead, alive = (gammas[1] < 0.01), (gammas[1] > 0.1)
+    assert dead.sum() > 5 and alive.sum() > 2 and (dead | alive).float().mean() > 0.85  # two, and little between
+    assert (gammas[1] == 0).sum() > 5  # exactly
+    scores, groups = mtp.score(sparse.segmenter, parts), find_groups(sparse.segmenter, X)
+    plan = mtp.plan(parts, scores, 0.3)
+    check_equivalence(sparse.segmenter, prune(sparse.segmenter, groups, plan), groups, plan, X)
+
+
+def test_a_run_that_is_stopped_in_the_middle_of_a_round_ends_the_same(tmp_path: Path) -> None:
+    labeller, segmenter, parts = networks()
+    settings = mtp.Settings(rounds=3, alpha1=0.01, alpha2=0.01, mu=0.5, rho=1.5)
+    classify, segment = trainings(9)
+    whole = mtp.alternate(labeller, segmenter, parts, classify, segment, settings)
+    for stop_at, task in ((5, classify), (2, segment)):
+        calls = 0
+
+        def loss(output: Tensor, target: Tensor, task: Training = task, stop_at: int = stop_at) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return task.loss_fn(output, target)
+
+        pair = [replace(task, loss_fn=loss) if one is task else one for one in (classify, segment)]
+        folder = tmp_path / str(stop_at)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                mtp.alternate(labeller, segmenter, parts, *pair, settings, checkpoint=folder)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert len(list(folder.glob("step-*"))) == 1
+        again = mtp.alternate(labeller, segmenter, parts, classify, segment, settings, checkpoint=folder)
+        assert equal(again.classifier, whole.classifier) and equal(again.segmenter, whole.segmenter)
+        assert again.history == whole.history
+        done = mtp.alternate(labeller, segmenter, parts, classify, segment, settings, checkpoint=folder)
+        assert equal(done.segmenter, whole.segmenter)
+        with pytest.raises(CheckpointError, match=r"rho=1.5, now rho=1.6"):
+            mtp.alternate(labeller, segmenter, parts, classify, segment, replace(settings, rho=1.6), checkpoint=folder)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_the_last_round_stays(tmp_path: Path) -> None:
+    labeller, segmenter, parts = networks()
+    classify, segment = trainings(9)
+    calls = 0
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return segmentation_loss(output, target) * (float("nan") if calls == 5 else 1.0)
+
+    with pytest.raises(TrainingError, match=r"round 1, segmentation: the loss is nan at step 4 .*not updated"):
+        mtp.alternate(labeller, segmenter, parts, classify, replace(segment, loss_fn=loss), QUIET, checkpoint=tmp_path)
+    again = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET, checkpoint=tmp_path)
+    whole = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET)
+    assert equal(again.segmenter, whole.segmenter)
+
+
+def test_each_mistake_is_named() -> None:
+    labeller, segmenter, parts = networks()
+    pair = trainings(9)
+    with pytest.raises(InputError, match=r"'0.weight' is \(10, 3, 3, 3\) in the classifier, \(12, 3, 3, 3\) in the"):
+        mtp.alternate(Labeller(width=10), segmenter, parts, *pair, QUIET)
+    frozen = copy.deepcopy(labeller)
+    frozen.backbone[0].weight.requires_grad_(False)
+    with pytest.raises(InputError, match="differ in what requires a gradient"):
+        mtp.alternate(frozen, segmenter, parts, *pair, QUIET)
+    with pytest.raises(DataError, match=r"target holds the label 1 .* outside 0..0"):
+        mtp.alternate(Labeller(classes=1), segmenter, parts, *pair, QUIET)
+    for config, message in (
+        (replace(pair[0].config, optimizer="adamw"), "classify.config needs optimizer='sgd'"),
+        (replace(pair[0].config, steps=10), "classify.config.steps is 10, no multiple of 3 rounds"),
+        (replace(pair[0].config, mixed_precision="bf16"), "differ in mixed_precision"),
+    ):
+        with pytest.raises(InputError, match=message):
+            mtp.alternate(labeller, segmenter, parts, replace(pair[0], config=config), pair[1], QUIET)
+    for name, value in (("rho", 1.0), ("rho", float("nan")), ("mu", 0.0), ("alpha1", -1.0), ("rounds", 0)):
+        with pytest.raises(InputError, match=f"{name} is {value}"):
+            mtp.Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_small_classifier_teaches_the_small_segmenter(tmp_path: Path) -> None:
+    labeller, segmenter, parts = networks()
+    groups = find_groups(segmenter, X)
+    for norm in (segmenter.backbone[1], segmenter.decoder[1], labeller.backbone[1]):
+        norm.weight.data = torch.rand(norm.num_features, generator=torch.Generator().manual_seed(2)) + 0.1
+    plan = mtp.plan(parts, mtp.score(segmenter, parts, classifier=labeller), 0.5)
+    own = mtp.classifier_plan(plan, parts)
+    small = prune(labeller.eval(), find_groups(labeller, X), own)
+    cut = prune(segmenter, groups, plan)
+    pair = trainings(3)
+    tuned, whole = mtp.retrain(small, cut, *pair, folder=tmp_path)
+    moved = mtp.with_backbone(cut, tuned)
+    assert equal(moved.backbone, tuned.backbone) and not equal(cut.backbone, tuned.backbone)
+    assert equal(moved.decoder, cut.decoder)
+    from prunekit.train import finetune
+
+    alone = finetune(moved, pair[1].loader, pair[1].config, loss_fn=segmentation_loss).model
+    assert equal(whole, alone) and F.cross_entropy(whole(X), torch.zeros(1, 8, 8).long()).isfinite()
