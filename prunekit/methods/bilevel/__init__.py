@@ -1,0 +1,124 @@
+"""Bi-level pruning parameterization (Yang et al., Pruning Parameterization with Bi-level Optimization for Efficient
+Semantic Segmentation on the Edge, CVPR 2023).
+
+    min_s  L(w*, s) + beta L_reg(s),    w* = argmin_w L(w, s) + |w|^2 / (2 lambda)
+    b = 1[s > tau], db/ds := 1          each channel times its b
+    dL_m/ds = grad_s L + beta grad_s L_reg - lambda b sum (grad_w L)^2
+
+Symbols: s = one number a unit, b = its mask, tau = threshold, L_reg = squared distance of the MACs from the target.
+No sorting, no weight magnitudes; a closed unit keeps its weights and can open again. Needs: training data and its loss.
+Coupled layers share one mask, and it sits where the units are read: closed is then exactly removed, biases and norms
+included (the paper puts a depth-wise layer behind the convolution, from where a batch norm's shift would leak).
+
+Differs: MACs count surviving inputs too and are relative to the dense ones. beta and lambda are by default relative to
+the size of the direct term, and the target comes down over the first part of the search: with a raw beta of 30 and the
+target there at once, all masks of a network closed within a few steps. The ridge |w|^2 / (2 lambda) stays in the
+derivation: at the paper's lambda 0.1 it would be a weight decay of 10. s starts at 1 and stays in [0, 1.5], moved by
+Adam; the paper does not say. A closing step brings the plan to the target, and says how many units it moved.
+
+    found = bilevel.learn_plan(model, groups, loader, TrainConfig(steps=150, ...), macs_ratio=0.5)
+    small = prune(found.model, groups, found.plan)
+
+Groups that are not exact (a residual stream through LayerNorm) are masked where they are read, the norm sees them all.
+
+Files, in reading order: mask (the step), cost (MACs of a mask), hypergradient (the three terms), history (flips), masks
+(the second level, while finetune trains), closing (from masks to a plan).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.core import Groups, PruningPlan, Scores
+from prunekit.errors import InputError
+from prunekit.gates import Gated
+from prunekit.methods.bilevel.closing import Closing, close
+from prunekit.methods.bilevel.history import History
+from prunekit.methods.bilevel.mask import straight_through
+from prunekit.methods.bilevel.masks import MaskConfig, Masks
+from prunekit.plan import Limits
+from prunekit.train import TrainConfig, finetune, segmentation_loss, valid_labels
+
+__all__ = ["Closing", "History", "Learned", "MaskConfig", "Masks", "learn_plan", "learn_scores", "straight_through"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a search found. model: the network with the weights it learned meanwhile, whole, eval mode: prune this one.
+    scores: s, higher = keep. held_open: group -> units that only the limits keep. steps, seconds, peak_bytes: what it
+    cost; peak_bytes is the GPU's, None without one.
+    """
+
+    plan: PruningPlan
+    model: nn.Module
+    scores: Scores
+    history: History
+    closing: Closing
+    held_open: dict[str, int]
+    steps: int
+    seconds: float
+    peak_bytes: int | None
+
+    def __str__(self) -> str:
+        back = sum(len(units) for units in self.history.returned().values())
+        lines = [f"{self.steps} steps, {self.seconds:.0f} s; {self.closing}; {back} units came back"]
+        lines += [f"the limits hold {count} units of '{name}' open" for name, count in self.held_open.items()]
+        return "\n".join(lines)
+
+
+def learn_plan(
+    model: nn.Module,
+    groups: Groups,
+    loader: Iterable[Any],
+    config: TrainConfig,
+    *,
+    macs_ratio: float,
+    masks: MaskConfig | None = None,
+    limits: Limits | None = None,
+    loss_fn: Callable[[Any, Any], Tensor] = segmentation_loss,
+    count: Callable[[Any], int] = valid_labels,
+    checkpoint: str | Path | None = None,
+) -> Learned:
+    """Train weights and masks together for config.steps, then plan; `model` itself is not changed.
+
+    loader, config, loss_fn, count, checkpoint: as for `finetune`; on many GPUs and resumed, masks and history included.
+    macs_ratio: fraction of the MACs to remove; the plan is at most one unit's work below the target. limits: what each
+    group keeps at least. Raises BudgetError with the reachable range, GroupError for units that no layer reads,
+    TrainingError for a mask gradient that is not finite, CheckpointError for a folder of another search, InputError.
+    """
+    if config.mixed_precision == "fp16" or config.ema is not None:
+        raise InputError("masks need gradients without a loss scale and weights of their own: use bf16, and ema=None.")
+    watcher = Masks(groups, macs_ratio, config.steps, masks or MaskConfig(), limits=limits)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    start = watcher.gated(model)
+    run = finetune(start, loader, config, loss_fn=loss_fn, count=count, checkpoint=checkpoint, observer=watcher)
+    gated = run.model
+    assert isinstance(gated, Gated) and isinstance(gated.model, nn.Module)
+    scores = {name: s_U.detach().cpu().clone() for name, s_U in zip(groups, gated.gates, strict=True)}
+    goal = (1 - macs_ratio) * watcher.macs.dense
+    plan, closing = close(groups, scores, watcher.masks(gated), watcher.macs, goal, watcher.limits)
+    return Learned(
+        plan=plan,
+        model=gated.model,
+        scores=scores,
+        history=watcher.history,
+        closing=closing,
+        held_open=watcher.held_open(gated),
+        steps=watcher.steps,
+        seconds=watcher.seconds,
+        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    )
+
+
+def learn_scores(
+    model: nn.Module, groups: Groups, loader: Iterable[Any], config: TrainConfig, *, macs_ratio: float, **more: Any
+) -> Scores:
+    """s of every unit, (U,), for a planner of your own. Arguments and errors as for `learn_plan`."""
+    return learn_plan(model, groups, loader, config, macs_ratio=macs_ratio, **more).scores
