@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+from prunekit.course import bilevel_command as bilevel
 from prunekit.course import mtp_command as mtp
 from prunekit.course import site
 from prunekit.course.presets import BENCH, SCALES, read_scale
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
-    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp | mtp"))
+    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp | mtp | bilevel"))
 
     speed = commands.add_parser("bench", help="exported networks against each other on the runtimes of devices")
     speed.add_argument("files", nargs="+", type=Path, help="what prunekit.export wrote, e.g. dense.onnx small.onnx")
@@ -117,6 +118,7 @@ def add_experiments(experiments: Any) -> None:
     sirfp.set_defaults(do=run_sirfp)
 
     mtp.add_to(experiments, common).set_defaults(do=run_mtp)
+    bilevel.add_to(experiments, common).set_defaults(do=run_bilevel)
 
     claims = experiments.add_parser("claims", parents=[common], help="the runs behind the papers' claims, mini scale")
     claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8")
@@ -210,7 +212,7 @@ def run_claims(args: argparse.Namespace) -> int:
 
 def run_speed(args: argparse.Namespace) -> int:
     """Time the files, print the table, leave bench.csv and bench.png; exit status 1 when a runtime gave no times."""
-    from prunekit.latency import bench_files, plot_bench, table, write_csv
+    from prunekit.latency import bench_files, plot_bench, report, write_csv
 
     files = {
         path.stem if len({p.stem for p in args.files}) == len(args.files) else str(path): path for path in args.files
@@ -220,7 +222,7 @@ def run_speed(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         write_csv(rows, args.out / "bench.csv")
         plot_bench(rows).savefig(args.out / "bench.png", dpi=120)
-        print(f"{table(rows)}\nIn {args.out}/: bench.csv, bench.png")
+        print(f"{report(rows)}\nIn {args.out}/: bench.csv, bench.png")
     for gap in missed:
         print(f"prunekit: {gap.runtime}: {gap.why}", file=sys.stderr)
     return 1 if missed else 0
@@ -230,6 +232,13 @@ def run_mtp(args: argparse.Namespace) -> int:
     """MTP's experiment."""
     choose_ledger(args)
     mtp.run_with(args)
+    return 0
+
+
+def run_bilevel(args: argparse.Namespace) -> int:
+    """The preset of the scale and data set, with what the command line says instead."""
+    choose_ledger(args)
+    bilevel.run_with(args)
     return 0
 
 

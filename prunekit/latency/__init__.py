@@ -6,10 +6,10 @@ table = latency_table(model, groups, x)
 plan = budget_plan(groups, scores, latency_ratio=0.4, latency=table)
 """
 
-from prunekit.latency.bench import Missed, Row, bench_files, compare, table, write_csv
+from prunekit.latency.bench import Missed, Row, bench_files, compare, report, write_csv
 from prunekit.latency.layers import Layer, layers_of
 from prunekit.latency.plots import plot_bench, plot_staircase
-from prunekit.latency.staircase import Staircase, staircase
+from prunekit.latency.steps import Staircase, staircase
 from prunekit.latency.table import LatencyTable, latency_table
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "layers_of",
     "plot_bench",
     "plot_staircase",
+    "report",
     "staircase",
-    "table",
     "write_csv",
 ]

@@ -157,7 +157,7 @@ def read_card(path: Path) -> dict[str, Any]:
         raise InputError(f"{card} is missing or damaged ({err}); prunekit.export writes it beside each file.") from err
 
 
-def table(rows: Sequence[Row]) -> str:
+def report(rows: Sequence[Row]) -> str:
     """The rows for people."""
     titles = ("MACs (M)", "wall ms", "cpu ms", "speed-up")
     head = f"{'runtime':<10}{'network':<16}" + "".join(f"{t:>10}" for t in titles) + f"{'by CPU':>8}{'ideal':>8}"

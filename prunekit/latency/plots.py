@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prunekit.latency.bench import Row
-from prunekit.latency.staircase import Staircase
+from prunekit.latency.steps import Staircase
 from prunekit.viz import colors
 
 if TYPE_CHECKING:
