@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -74,9 +76,7 @@ def test_networks_without_blocks_or_norms_are_refused() -> None:
 
 def test_scores_are_the_classifiers_scales_and_the_decoders(case) -> None:
     model, _, parts = case
-    classifier = Classifier(
-        Backbone("resnet10t", (3, 4), 8, keep_stem=False, channels=(24, 48, 64, 96), stem_width=24), 5
-    )
+    classifier = Classifier(copy.deepcopy(model.backbone), 5)
     with torch.no_grad():
         for n in (1, 2, 3, 4):
             norm = classifier.get_submodule(f"backbone.body.layer{n}.0.bn1").weight
@@ -125,10 +125,9 @@ def test_each_part_has_its_own_threshold_at_the_same_percentage(case) -> None:
 
 def test_a_layer_that_would_be_empty_keeps_what_the_limits_say(case) -> None:
     _, _, parts = case
-    scores = {
-        name: torch.ones(group.size).double() for name, group in (*parts.backbone.items(), *parts.decoder.items())
-    }
-    scores["fuse.0"] *= 1e-3
+    draw, both = torch.Generator().manual_seed(3), {**parts.backbone.table, **parts.decoder.table}
+    scores = {name: 1 + torch.rand(group.size, generator=draw).double() for name, group in both.items()}
+    scores["fuse.0"] *= 1e-3  # all below the threshold
     plan = mtp.plan(parts, scores, 0.2, limits=Limits(min_keep=3, max_ratio=0.99))
     assert len(plan.keep["fuse.0"]) == 3 and "the limits kept more of fuse.0 (3, not 0)" in plan.note
     assert "limits kept more" not in mtp.plan(parts, scores, 0.05).note
