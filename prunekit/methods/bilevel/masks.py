@@ -144,19 +144,18 @@ class Masks:
         if c.implicit:
             weights = dict(model.model.named_parameters(remove_duplicate=False))
             squares = squared_gradients(self.groups, {n: w.grad for n, w in weights.items()}, masks)
+        for name, direct_U, square_U in zip(self.groups, direct, squares, strict=True):
+            if not torch.isfinite(direct_U + square_U).all():
+                raise TrainingError(
+                    f"the gradient of the mask of '{name}' is not finite at step {self.steps}; masks and weights were "
+                    "not updated. Lower lr, lam or beta, or look for nan in the weights."
+                )
         beta, lam = c.beta, c.lam
         if c.relative:
             self.balance.see(direct, squares)
             beta, lam = self.balance.beta(beta, float(distance.detach()), macs), self.balance.lam(lam)
         macs, implicit = [beta * part for part in macs], [-lam * part for part in squares]
-        found = Terms(tuple(direct), tuple(macs), tuple(implicit))
-        for name, total_U in zip(self.groups, found.total(), strict=True):
-            if not torch.isfinite(total_U).all():
-                raise TrainingError(
-                    f"the gradient of the mask of '{name}' is not finite at step {self.steps}; masks and weights were "
-                    "not updated. Lower lr, lam or beta, or look for nan in the weights."
-                )
-        return found
+        return Terms(tuple(direct), tuple(macs), tuple(implicit))
 
     def masks(self, model: Gated) -> list[Tensor]:
         """Which units are open, bool (U,) for each group, on the CPU."""

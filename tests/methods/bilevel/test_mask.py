@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_history_gives_back_every_mask_and_who_returned() -> None:
     dice = torch.Generator().manual_seed(0)
     rows = [torch.ones(7, dtype=torch.bool), *(torch.rand(7, generator=dice) > 0.4 for _ in range(6))]
     history = History({"a": 3, "b": 4})
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         history.add(before, after, 0.5, (1.0, 2.0, 3.0))
     again = History({"a": 3, "b": 4})
     again.load_state_dict(history.state_dict())
@@ -149,5 +150,5 @@ def test_history_gives_back_every_mask_and_who_returned() -> None:
         *(i for i in range(3, 7) if back[i]),
         *(i for i in range(3) if back[i]),
     ]
-    opened = [(after & ~before).sum().item() for before, after in zip(rows, rows[1:], strict=False)]
+    opened = [(after & ~before).sum().item() for before, after in pairwise(rows)]
     assert history.column("returned") == opened and sum(opened) > 0 and history.column("implicit") == [3.0] * 6
