@@ -30,9 +30,9 @@ from prunekit.train.config import Optimizer, Schedule
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3_r101": partial(deeplabv3, backbone="resnet101", output_stride=16, aux=False, fuse=False),
     "bisenet_r18": partial(bisenet, backbone="resnet18"),
-    "pspnet_r50": partial(pspnet, backbone="resnet50"),
+    "pspnet_r50": pspnet,
 }
-BODIES = {"deeplabv3_r101": "resnet101", "bisenet_r18": "resnet18", "pspnet_r50": "resnet50"}  # timm's names
+BODIES = {"deeplabv3_r101": "resnet101", "bisenet_r18": "resnet18", "pspnet_r50": "resnet50s"}  # timm's names
 IMAGES = {"voc": 10_582, "cityscapes": 2_975, "ade20k": 20_210, "imagenet": 1_281_167}  # of training
 Objects = Literal["crops", "tinyimagenet", "imagenet"]
 
