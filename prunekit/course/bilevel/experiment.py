@@ -1,0 +1,200 @@
+"""Bi-level pruning from data to a small network: train, search masks, prune, certificate, fine-tune, measure.
+
+    prunekit run bilevel                                                       # scenes, on a laptop
+    prunekit run bilevel --method eagleeye                                     # another plan, as many steps in all
+    prunekit run bilevel --scale full --dataset ade20k --root data/ADEChallengeData2016
+
+Stop it and start it again with the same arguments: it goes on where it was.
+
+    folder/run.json      what was started; anything else is refused
+           dense/ search/ tuned/     checkpoints          plan.json   who stays       search.json  what it took
+           dense.json cut.json tuned.json   metrics       small/      the result, for `load_pruned`
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from prunekit.core import Groups, PruningPlan
+from prunekit.course import ledger
+from prunekit.course.bilevel.preset import MODELS, Bilevel
+from prunekit.course.presets import Scale
+from prunekit.course.sirfp.experiment import own_device, train_config
+from prunekit.course.tasks import Task, load_task
+from prunekit.data.real import ADE20K, VOC2012, Cityscapes, Pictures
+from prunekit.data.transforms import eval_transform, train_transform
+from prunekit.errors import DataError
+from prunekit.methods import bilevel, eagleeye, l1
+from prunekit.metrics import evaluate
+from prunekit.models import zoo
+from prunekit.plan import budget_plan, plan_macs, plan_params
+from prunekit.progressive.store import Store, identity
+from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
+from prunekit.train import TrainConfig, finetune, segmentation_loss
+from prunekit.train.config import Precision
+
+CLAIM = "B1"
+READERS: dict[str, type[Pictures]] = {"ade20k": ADE20K, "cityscapes": Cityscapes, "voc": VOC2012}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """model: small and fine-tuned. plan: how. metrics: what the ledger got. certificate: masked equals pruned."""
+
+    model: nn.Module
+    plan: PruningPlan
+    metrics: dict[str, Any]
+    certificate: Certificate
+
+
+def run(
+    preset: Bilevel,
+    *,
+    scale: Scale,
+    root: Path | None,
+    out: Path,
+    seed: int = 0,
+    precision: Precision = "no",
+    workers: int = 0,
+) -> Outcome:
+    """All of it, with every file in out/METHOD-DATASET-MODEL-RATIO-SEED and the result in the ledger.
+
+    precision: of the training, "no" or "bf16". Raises the errors of `learn_plan`, `finetune` and of the readers.
+    """
+    start, task = time.perf_counter(), pictures(preset, root)
+    model = dense_model(preset, len(task.classes), seed=seed).to(own_device())
+    stretches = {name: s for name in ("pretrain", "search", "tune") if (s := getattr(preset, name)) is not None}
+    configs = {name: train_config(s, seed=seed, precision=precision) for name, s in stretches.items()}
+    folder = out / f"{preset.method}-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
+    store = Store(folder, configs["tune"])
+    # of the class, its plain numbers: another beta is another run
+    criterion = partial(bilevel.MaskConfig, method=preset.method, batch=preset.tune.batch, **asdict(preset.masks))
+    store.refuse_another(identity(model, criterion, [preset.macs_ratio], list(configs.values())))
+
+    def train(name: str, network: nn.Module, to: str) -> nn.Module:
+        loader = _loader(task, stretches[name].batch, workers)
+        return finetune(network, loader, configs[name], loss_fn=task.loss, checkpoint=folder / to).model
+
+    def measured(name: str, network: nn.Module) -> dict[str, Any]:
+        return store.once(name, lambda: json.dumps(_measured(network, task, preset, workers)), json.loads)
+
+    if "pretrain" in stretches:
+        model = train("pretrain", model, "dense")
+    dense = measured("dense.json", model)
+    groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=own_device()))
+    model, plan, search = _planned(preset, model, groups, task, configs["search"], store, workers)
+    small = prune(model, groups, plan)
+    x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0)).to(own_device())
+    certificate = check_equivalence(model, small, groups, plan, x)
+    cut = measured("cut.json", small)
+    small = train("tune", small, "tuned")
+    tuned = measured("tuned.json", small)
+    metrics = {**tuned, "miou_dense": dense["miou"], "miou_cut": cut["miou"], **_costs(groups, plan), **search}
+    store.by_one(lambda: save_pruned(folder / "small", small, [plan]))
+    store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - start))
+    return Outcome(small, plan, metrics, certificate)
+
+
+def pictures(preset: Bilevel, root: Path | None) -> Task:
+    """The preset's data. DataError when the folder is not what it should be."""
+    if preset.dataset not in READERS:
+        return load_task(preset.dataset, size=preset.size, root=root)
+    if root is None:
+        raise DataError(f"where is {preset.dataset}? Give its folder: --root PATH.")
+    reader = READERS[preset.dataset]
+    train = reader(root, reader.SPLITS[0], transform=train_transform(preset.size, scale=(0.5, 2.0)))
+    test = reader(root, reader.SPLITS[1], transform=partial(_small_image, preset.short_side))
+    return Task(preset.dataset, train, test, reader.CLASSES, reader.PALETTE, segmentation_loss)
+
+
+def dense_model(preset: Bilevel, classes: int, *, seed: int) -> nn.Module:
+    """The stored network where there is one for these pictures, else one with fresh weights."""
+    torch.manual_seed(seed)
+    if preset.pretrain is None:
+        return zoo.load(preset.model)
+    return MODELS[preset.model](classes) if preset.model in MODELS else zoo.build(preset.model, classes=classes)
+
+
+def _planned(
+    preset: Bilevel, model: nn.Module, groups: Groups, task: Task, config: TrainConfig, store: Store, workers: int
+) -> tuple[nn.Module, PruningPlan, dict[str, Any]]:
+    """The network to prune, the plan, and what the search took. The other methods train as long, unmasked, first."""
+    folder, loader = store.folder, _loader(task, preset.search.batch, workers)
+    common = {"loss_fn": task.loss, "checkpoint": folder / "search"}
+    start = time.perf_counter()
+    if preset.method == "bilevel":
+        found = bilevel.learn_plan(
+            model, groups, loader, config, macs_ratio=preset.macs_ratio, masks=preset.masks, **common
+        )
+        print(found, flush=True)
+        search = {"search_steps": found.steps, "search_seconds": found.seconds, "search_peak_bytes": found.peak_bytes}
+        search |= {"macs_before_closing": found.closing.before, "moved_in_closing": found.closing.moved}
+        search["returned"] = sum(len(units) for units in found.history.returned().values())
+        return found.model, found.plan, search
+    model = finetune(model, loader, config, **common).model
+    make = partial(budget_plan, groups, l1.score(model, groups), macs_ratio=preset.macs_ratio, how="uniform")
+    if preset.method == "eagleeye":
+        held = Subset(task.train, range(min(50, len(task.train) // 2)))  # type: ignore[arg-type]
+        few = [batch for batch, _ in zip(loader, range(4), strict=False)]
+        make = partial(
+            eagleeye.search_plan,
+            model,
+            groups,
+            l1.score(model, groups),
+            few,
+            measure=lambda small: evaluate(small, DataLoader(held, 10), len(task.classes)).miou,
+            macs_ratio=preset.macs_ratio,
+            candidates=preset.candidates,
+            seed=config.seed,
+        )
+    plan = store.once("plan.json", lambda: make().to_json(), PruningPlan.from_json)
+    return model, plan, {"search_steps": config.steps, "search_seconds": time.perf_counter() - start}
+
+
+def _costs(groups: Groups, plan: PruningPlan) -> dict[str, float]:
+    dense, macs = plan_macs(groups, PruningPlan({}, {})), plan_macs(groups, plan)
+    return {"macs": macs, "params": plan_params(groups, plan), "macs_removed": 1 - macs / dense}
+
+
+def _measured(model: nn.Module, task: Task, preset: Bilevel, workers: int) -> dict[str, Any]:
+    """mIoU, pixel accuracy and each class's IoU (None: the class does not occur) on the test pictures."""
+    batch = 1 if preset.dataset in READERS else 25  # real sets have pictures of many sizes
+    found = evaluate(model, DataLoader(task.test, batch, num_workers=workers), len(task.classes))
+    iou = [None if value != value else value for value in found.iou]
+    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy, "iou": iou}
+
+
+def _loader(task: Task, batch: int, workers: int) -> DataLoader[Any]:
+    return DataLoader(task.train, batch, shuffle=True, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def _small_image(short_side: int | None, image: Any, mask: Any) -> Any:
+    """Resize the image alone: predictions are brought back to the label map's own size, as a benchmark wants."""
+    from torchvision.transforms import v2
+
+    if short_side is not None:
+        image = v2.Resize(short_side, antialias=True)(image)
+    return eval_transform()(image, mask)
+
+
+def _record(preset: Bilevel, metrics: dict[str, Any], *, scale: Scale, seed: int, seconds: float) -> None:
+    method = preset.method if preset.method != "bilevel" or preset.masks.implicit else "bilevel, no implicit gradient"
+    print(f"{method}: mIoU {metrics['miou_dense']:.3f} -> {metrics['miou_cut']:.3f} (cut) -> {metrics['miou']:.3f}")
+    settings = {
+        "dataset": preset.dataset,
+        "model": preset.model,
+        "image": list(preset.size),
+        "macs_ratio": round(preset.macs_ratio, 6),
+        "steps": [preset.search.steps, preset.tune.steps],
+        **({"masks": asdict(preset.masks)} if preset.method == "bilevel" else {}),
+    }
+    ledger.record(CLAIM, method=method, seed=seed, scale=scale, settings=settings, metrics=metrics, seconds=seconds)
