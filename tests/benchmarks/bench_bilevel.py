@@ -1,0 +1,80 @@
+"""Bi-level pruning: what the masks add to a training step, in CPU seconds and in bytes, with and without the implicit
+gradient. The paper: 1.3 GPU days against 1.1."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.core import Groups
+from prunekit.methods.bilevel import MaskConfig, Masks
+from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.profiling import _LiveBytes
+from prunekit.surgery import find_groups
+from prunekit.train import segmentation_loss
+
+X = torch.randn(8, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+Y = torch.randint(0, 12, (8, 64, 128), generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class Way:
+    """One way to train. masks: None = plainly. seconds: of each step."""
+
+    model: nn.Module
+    masks: Masks | None
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(weights, lr=1e-4)
+
+    def step(self) -> None:
+        """As finetune takes it: gradients, masks, weights."""
+        segmentation_loss(self.model(X), Y).backward()
+        if self.masks is not None:
+            self.masks.on_gradients(self.model)  # type: ignore[arg-type]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def way(groups: Groups | None, implicit: bool = True) -> Way:
+    torch.manual_seed(0)
+    model = deeplabv3_mini().train()
+    if groups is None:
+        return Way(model, None)
+    masks = Masks(groups, 0.5, 100, MaskConfig(implicit=implicit))
+    gated = masks.gated(model).train()
+    masks.watching(gated).__enter__()
+    return Way(gated, masks)
+
+
+def test_a_step_of_the_search_costs_about_a_step_of_training() -> None:
+    groups = find_groups(deeplabv3_mini().eval(), X[:1])
+    ways = {"plain": way(None), "implicit": way(groups), "without": way(groups, implicit=False)}
+    for round_ in range(9):
+        for one in ways.values():  # in turns: a machine that slows down slows all
+            start = time.process_time()
+            one.step()
+            if round_:
+                one.seconds.append(time.process_time() - start)
+    middle = {name: statistics.median(one.seconds) for name, one in ways.items()}
+    peaks = {name: _peak(one) for name, one in ways.items()}
+    for name in ways:
+        print(f"{name}: {middle[name]:.3f} s, {middle[name] / middle['plain']:.2f}x, {peaks[name] / 1e6:.0f} MB")
+    assert middle["implicit"] <= 1.3 * middle["plain"] and middle["without"] <= 1.1 * middle["plain"]
+    assert max(peaks.values()) <= 1.2 * peaks["plain"]
+
+
+def _peak(one: Way) -> int:
+    """Most bytes alive in a step, weights and their optimizer's moments included."""
+    moments = [v for state in one.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+    resident = [*one.model.parameters(), *one.model.buffers(), *moments, X, Y]
+    base = sum(tensor.nbytes for tensor in resident)
+    with _LiveBytes(resident) as live:
+        one.step()
+    return base + live.peak
