@@ -113,8 +113,9 @@ def _maps(ax: Axes, maps_CHW: Tensor, kept: Sequence[int], places_C2: np.ndarray
         )
         frame = {"edgecolor": orange if stays else "0.85", "linewidth": 2.5 if stays else 1}
         ax.add_artist(AnnotationBbox(picture, place, pad=0.1, bboxprops=frame, zorder=2))
-        words = {"color": "black" if stays else "0.5", "weight": "bold" if stays else "normal"}
-        ax.text(place[0], place[1] + 0.165, str(i), ha="center", fontsize=11, zorder=3, **words)
+        number = ax.text(place[0], place[1] + 0.165, str(i), ha="center", fontsize=11, zorder=3)
+        number.set(color="black" if stays else "0.5", fontweight="bold" if stays else "normal")
+        number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # a line may pass here
 
 
 def explore_clique(study: CliqueStudy, *, size: int | None = None, method: str | None = None) -> None:
