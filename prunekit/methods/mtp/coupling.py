@@ -9,7 +9,7 @@ splitting: Combettes and Wajs, 2005). With v = the weight after the step and s =
     soft(x, t) = sign(x) max(|x| - t, 0)
 
 So scales become 0 exactly; a subgradient alpha sign(gamma) in the gradient leaves them jittering around it (measured in
-tests/benchmarks/bench_mtp.py, which is why the proximal step was chosen). And mu may grow without limit, where a step along h's gradient
+tests/benchmarks/bench_mtp.py, hence the choice). And mu may grow without limit, where a step along h's gradient
 diverges from s mu = 2 on. Where nothing moves any more, the loss's gradient and h's subgradient sum to 0, as Eq. 7
 wants. With momentum beta the gradients of 1 / (1 - beta) steps add up, hence s = lr / (1 - beta).
 
