@@ -25,7 +25,7 @@ from prunekit.latency.table import device_name
 from prunekit.methods import l1
 
 FILE = Path(__file__).parent / "results" / "speed" / "widths.json"
-DEVICES = "D1"  # ledger records of devices that readers have measured
+DEVICES = "device"  # ledger records of devices that readers have measured
 MULTIPLES = (1, 4, 8, 16)
 
 

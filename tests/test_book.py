@@ -236,6 +236,6 @@ def test_speed_tables_are_drawn_from_what_was_measured():
     assert "| 8 | 2.00 | 1.75 |" in page and "Measured on a machine." in page
     assert "Not measured yet" in speed.widths(None) and "Nobody has" in speed.devices(())
     ledger.record(
-        "D1", method="net", seed=0, seconds=1, settings={"device": "Pi"}, metrics={"speedup": 1.5, "macs_ratio": 2}
+        "device", method="net", seed=0, seconds=1, settings={"device": "Pi"}, metrics={"speedup": 1.5, "macs_ratio": 2}
     )
-    assert "| Pi | None | net | 1.50 | 2.00 |" in speed.devices(ledger.load("D1"))
+    assert "| Pi | None | net | 1.50 | 2.00 |" in speed.devices(ledger.load("device"))
