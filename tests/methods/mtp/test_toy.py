@@ -66,8 +66,8 @@ def training(steps: int, momentum: float) -> Training:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_alternation_reaches_the_minimiser(momentum: float) -> None:
-    task = training(600, momentum)
-    settings = mtp.Settings(rounds=30, alpha1=0.0, alpha2=0.0, mu=1.0, rho=1.1)
+    task = training(900, momentum)
+    settings = mtp.Settings(rounds=36, alpha1=0.0, alpha2=0.0, mu=1.0, rho=1.1)
     done = mtp.alternate(First(), Second(), NOTHING, task, task, settings)
     for w_D in (done.classifier.backbone.w_D, done.segmenter.backbone.w_D, done.segmenter.v_D):
         torch.testing.assert_close(w_D.detach(), BEST_D, rtol=0, atol=1e-6)
@@ -76,8 +76,8 @@ def test_the_alternation_reaches_the_minimiser(momentum: float) -> None:
 
 
 def test_lambda_weighs_the_second_loss() -> None:
-    task = training(600, 0.0)
-    settings = mtp.Settings(rounds=30, alpha1=0.0, alpha2=0.0, weight=3.0, mu=1.0, rho=1.1)
+    task = training(900, 0.0)
+    settings = mtp.Settings(rounds=36, alpha1=0.0, alpha2=0.0, weight=3.0, mu=1.0, rho=1.1)
     done = mtp.alternate(First(), Second(), NOTHING, task, task, settings)
     expected_D = (A * P_D + 3 * B * Q_D) / (A + 3 * B)
     torch.testing.assert_close(done.classifier.backbone.w_D.detach(), expected_D, rtol=0, atol=1e-6)
