@@ -68,6 +68,11 @@ def test_the_table_has_the_papers_numbers_beside_ours():
     assert claims.table("S2")._repr_markdown_() == text
 
 
+def test_a_bar_in_a_name_does_not_end_its_cell():
+    put("|map|, sum", 0.7, claim="S8")
+    assert r"| \|map\|, sum | - | 0.700 |" in str(claims.table("S8"))
+
+
 def test_a_claim_without_runs_shows_the_paper_alone_and_says_open(tmp_path: Path):
     text = str(claims.table("S1", "M4", folder=tmp_path))
     assert "| sirfp | 81.3 |" in text and text.count("open, no runs yet") == 2

@@ -51,7 +51,7 @@ def section(claim: Claim, records: Iterable[Record]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for method in methods:
         cells = [method, claim.prints.get(method, "-"), *(spread(each.values.get(method, ())) for each in found)]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")  # a bar would end the cell
     said = [f"- {title(each, found)}: {sentence(each)}" for each in found] or ["- open, no runs yet"]
     return "\n".join([f"**{claim.id}. {claim.says}** ({claim.where})", "", *lines, "", *said])
 
