@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prunekit.latency.bench import Row
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX"
+AXES = MappingProxyType(
+    {"outputs": "output channels", "inputs": "input channels", "depthwise": "channels, one filter each"}
+)
 
 
 def plot_bench(rows: Sequence[Row]) -> Figure:
@@ -43,7 +47,7 @@ def plot_staircase(steps: Staircase) -> Figure:
     eights = [(w, t) for w, t in zip(steps.widths, steps.times_ms) if w % 8 == 0]
     if eights:
         ax.plot(*zip(*eights), "o", color=orange, label="multiples of 8")
-    ax.set(xlabel="output channels", ylabel="milliseconds", ylim=(0, None), xlim=(0, None))
+    ax.set(xlabel=AXES[steps.vary], ylabel="milliseconds", ylim=(0, None), xlim=(0, None))
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return fig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from torch import nn
 import prunekit as pk
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import BudgetError, InputError
-from prunekit.latency import LatencyTable, latency_table, layers_of, plot_staircase, staircase
+from prunekit.latency import LatencyTable, Layer, latency_table, layers_of, plot_staircase, staircase
+from prunekit.latency.steps import Vary
 from prunekit.latency.table import _variants
 from prunekit.models.topformer import topformer_mini
 from prunekit.plan import plan_macs, plan_shapes
@@ -156,9 +158,28 @@ def test_measured_cached_and_measured_again_elsewhere(tmp_path: Path, monkeypatc
 
 
 def test_staircase_data_and_figure():
-    steps = staircase([8, 12, 16], inputs=8, size=(8, 8), repeats=3)
+    steps = staircase([8, 12, 16], other=8, size=(8, 8), repeats=3)
     assert steps.widths == (8, 12, 16) and all(ms > 0 for ms in steps.times_ms)
     (ax,) = plot_staircase(steps).axes
     assert ax.get_xlabel() == "output channels"
     with pytest.raises(InputError, match="widths"):
         staircase([])
+
+
+@pytest.mark.parametrize(
+    ("vary", "shape"), [("outputs", (12, 8, 1)), ("inputs", (8, 12, 1)), ("depthwise", (12, 12, 12))]
+)
+def test_what_varies_on_a_staircase(vary: Vary, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch):
+    """shape: (outputs, inputs, groups) of the layer at width 12."""
+    seen: list[Layer] = []
+
+    def measured(process: object, layers: Iterable[Layer], folder: object, repeats: int) -> dict[str, float]:
+        seen.extend(layers)
+        return {layer.key(): float(layer.inputs * layer.outputs / layer.groups) for layer in seen}
+
+    monkeypatch.setattr("prunekit.latency.steps.measure_layers", measured)
+    steps = staircase([12, 16], vary=vary, other=8, size=(8, 8))
+    assert (seen[0].outputs, seen[0].inputs, seen[0].groups) == shape and steps.vary == vary
+    assert steps.times_ms[1] / steps.times_ms[0] == pytest.approx(16 / 12)
+    with pytest.raises(InputError, match="vary is 'both'; there are outputs, inputs, depthwise"):
+        staircase([12], vary="both")  # type: ignore[arg-type]
