@@ -1,4 +1,4 @@
-"""The references of exercises about cost and structure, against the library that counts and traces."""
+"""The references of exercises about cost, structure and redundancy, against the library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import prunekit as pk
-from prunekit.course.exercises import lesson_01, lesson_02
+from prunekit.course.exercises import clique_05, lesson_01, lesson_02, lesson_05
+from prunekit.methods.sirfp.clique import ehgp, unit_scores
+from prunekit.methods.sirfp.jensen_shannon import best_spacing, error_bound, exact
 from prunekit.profiling import count_macs
 
 
@@ -74,3 +76,35 @@ def test_macs_of_four_layers(stem: int, wide: int):
 def test_the_rule_of_flatten(pixels: int):
     channels = torch.tensor([7, 8, 9]).view(1, 3, 1).expand(1, 3, pixels)
     assert lesson_02.flatten_rule([7, 8, 9], pixels) == channels.flatten(1)[0].tolist()
+
+
+@pytest.fixture
+def p_UP() -> torch.Tensor:
+    return (2 * torch.randn(6, 40, generator=torch.Generator().manual_seed(0)).double()).softmax(1)
+
+
+def test_redundancy_of_a_pair_and_the_graph_of_all_pairs(p_UP: torch.Tensor):
+    r_UU = exact(p_UP)
+    pairs = torch.stack([torch.stack([lesson_05.redundancy(p, q) for q in p_UP]) for p in p_UP])
+    torch.testing.assert_close(pairs, r_UU, rtol=0, atol=1e-6)
+    torch.testing.assert_close(lesson_05.edge_weights(p_UP), 1 - r_UU, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("harmonics", [1, 4, 8])
+def test_the_matrix_product_stays_within_the_librarys_bound(p_UP: torch.Tensor, harmonics: int):
+    spacing = best_spacing(harmonics)
+    kappa = lesson_05._kappa(harmonics + 1, spacing).double()
+    error = (lesson_05.by_product(p_UP, kappa, spacing) - exact(p_UP)).abs().max()
+    assert error < error_bound(harmonics) + 1e-6
+
+
+def test_the_greedy_clique_and_its_scores(p_UP: torch.Tensor):
+    a_UU = lesson_05.edge_weights(p_UP).fill_diagonal_(0)
+    removal = ehgp(a_UU)
+    for size in range(1, 6):
+        assert clique_05.clique(a_UU, size) == list(removal.keep(size))
+    ours, library = clique_05.scores(list(removal.order), removal.weight.float()), unit_scores(a_UU, "sum")
+    last = removal.order[-1]  # here 0; in the library as the one before
+    assert abs(ours[last]) < 1e-6
+    ours[last] = ours[removal.order[-2]]
+    torch.testing.assert_close(ours.double(), library, rtol=0, atol=1e-5)
