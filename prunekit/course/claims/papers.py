@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from prunekit.course.claims.claim import Claim, Need, above
+from prunekit.course.claims.mtp import MTP
 from prunekit.errors import InputError
 
 SIRFP = (
@@ -67,14 +68,6 @@ SIRFP = (
         "not in the paper",
         needs=(Need("softmax, sum", ">=", "softmax, mean"), *above("softmax, sum", "|map|, sum", "|map|, mean")),
     ),
-)
-MTP = (
-    Claim("M1", "MTP beats uniform, ThiNet, slimming and FPGM; 0.75x costs nothing", "Chen 2022, Tables 2 and 3"),
-    Claim("M2", "fine-tuning the pruned backbone on classification first matters", "Chen 2022, Table 1"),
-    Claim("M3", "two independent thresholds beat one", "Chen 2022, Table 4"),
-    Claim("M4", "more classification epochs do not keep helping", "Chen 2022, Figure 4"),
-    Claim("M5", "the pruned backbone is also the better classifier", "Chen 2022, Table 7"),
-    Claim("M6", "more channels survive in the last stage", "Chen 2022, Figures 5 and 7"),
 )
 BILEVEL = (
     Claim("B1", "learned masks beat EagleEye, DMCP, ResRep and CHEX at equal MACs", "Tables 1, 2 and 4"),
