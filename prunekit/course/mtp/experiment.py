@@ -79,15 +79,15 @@ def run(
     begun, first = time.perf_counter(), int(os.environ.get("RANK", "0")) == 0  # set by accelerate launch and torchrun
     pictures, things = data.scenes(preset, roots[0]), data.objects(preset, roots[1], classification_loss)
     folder = out / f"mtp-{preset.dataset}-{preset.model}-{preset.percentage:g}-{seed}"
-    learn = partial(_training, seed=seed, precision=precision, workers=workers)
+    learn = partial(training, seed=seed, precision=precision, workers=workers)
     segmenter = segmenter_of(preset, pictures.classes, seed=seed)
     path = backbone_path(segmenter)
     classifier: nn.Module = classifier_of(preset, segmenter, things.classes, seed=seed)
     if preset.pretrain.steps:
-        classifier = _trained(classifier, learn(preset.pretrain, things), folder / "pretrain")
+        classifier = trained(classifier, learn(preset.pretrain, things), folder / "pretrain")
     if preset.dense.steps:
         segmenter = mtp.with_backbone(segmenter, classifier, path)
-        segmenter = _trained(segmenter, learn(preset.dense, pictures), folder / "dense")
+        segmenter = trained(segmenter, learn(preset.dense, pictures), folder / "dense")
     x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0))
     groups = find_groups(segmenter, x)
     parts = mtp.split(segmenter, groups, path)
@@ -113,7 +113,7 @@ def run(
         path=path,
         folder=folder / "tuned",
     )
-    measure = partial(_measured, preset=preset, pictures=pictures, things=things, workers=workers)
+    measure = partial(measured, preset=preset, pictures=pictures, things=things, workers=workers)
     metrics: dict[str, Any] = {}
     if first:
         plan.save(folder / "plan.json")
@@ -130,7 +130,7 @@ def run(
     return done
 
 
-def _training(stretch: Stretch, source: data.Source, *, seed: int, precision: Precision, workers: int) -> Training:
+def training(stretch: Stretch, source: data.Source, *, seed: int, precision: Precision, workers: int) -> Training:
     """What `finetune` takes."""
     config = TrainConfig(
         steps=stretch.steps,
@@ -146,11 +146,12 @@ def _training(stretch: Stretch, source: data.Source, *, seed: int, precision: Pr
     return Training(config, loader, source.loss)
 
 
-def _trained(model: nn.Module, training: Training, folder: Path) -> nn.Module:
-    return finetune(model, training.loader, training.config, loss_fn=training.loss_fn, checkpoint=folder).model
+def trained(model: nn.Module, task: Training, folder: Path) -> nn.Module:
+    """A trained copy; what the folder holds of this training is not done again."""
+    return finetune(model, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=folder).model
 
 
-def _measured(
+def measured(
     classifier: nn.Module,
     segmenter: nn.Module,
     *,
