@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from prunekit.errors import GroupError, PlanError
+from prunekit.errors import GroupError, InputError, PlanError
 
 Role = Literal["producer", "consumer", "follower"]
 Kind = Literal["channel", "head", "head_dim", "neuron"]
@@ -104,7 +104,12 @@ class Groups(Mapping[str, ChannelGroup]):
         return len(self.table)
 
     def only(self, names: Iterable[str]) -> Groups:
-        """The same model with just these groups; the others stay whole. For criteria that are not defined for all."""
+        """The same model with just these groups; the others stay whole. For criteria that are not defined for all.
+
+        Raises InputError for a single text, GroupError for a name that is no group's.
+        """
+        if isinstance(names, str):
+            raise InputError(f"only() takes a list of names, got the text {names!r}; write only([{names!r}]).")
         table = {name: self[name] for name in names}
         left = {name: group.size for name, group in self.table.items() if name not in table}
         return replace(

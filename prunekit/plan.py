@@ -141,7 +141,7 @@ def _bisect(
     reachable = 1 - cost(best) / dense
     if reachable < target:
         raise BudgetError(
-            f"asked to remove {target:.1%} of the {kind}, but within the limits {reachable:.1%} is the most. Ask for "
+            f"asked to remove {target:.2%} of the {kind}, but within the limits {reachable:.1%} is the most. Ask for "
             "less, raise Limits(max_ratio=...), lower its round_to (narrow layers cannot lose 8), or score more groups."
         )
     for _ in range(steps):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunekit.core import ChannelGroup, Groups, Member, PruningPlan
-from prunekit.errors import GroupError, PlanError, PrunekitError
+from prunekit.errors import GroupError, InputError, PlanError, PrunekitError
 
 PLAN = PruningPlan({"a": 4, "b": 3}, {"a": (0, 3), "b": (1,)}, note='half of "a"')
 
@@ -74,6 +74,8 @@ def test_only_keeps_some_groups_and_the_count_of_macs() -> None:
         some["a"]
     with pytest.raises(GroupError, match="no group 'x'"):
         groups.only(["x"])
+    with pytest.raises(InputError, match=r"write only\(\['b'\]\)"):
+        groups.only("b")
 
 
 def test_groups_name_what_is_unknown_and_why_the_rest_stays() -> None:

@@ -36,14 +36,25 @@ class Removal:
     weight: Tensor
 
     def keep(self, size: int) -> tuple[int, ...]:
-        """The greedy clique of this size, ascending."""
+        """The greedy clique of this size, ascending. Raises InputError for a size that no set has."""
+        if not 1 <= size <= len(self.order):
+            raise InputError(
+                f"a clique of {size} among {len(self.order)} channels: size is from 1 to {len(self.order)}."
+            )
         return tuple(sorted(self.order[len(self.order) - size :]))
 
 
 def ehgp(a_CC: Tensor) -> Removal:
-    """Efficient heuristic greedy pruning, down to one channel."""
+    """Efficient heuristic greedy pruning, down to one channel.
+
+    Raises InputError for what is no square table, and for weights that are not finite.
+    """
+    if a_CC.ndim != 2 or a_CC.shape[0] != a_CC.shape[1]:
+        raise InputError(f"edge weights are a square table, (channels, channels), got {tuple(a_CC.shape)}.")
     a = a_CC.detach().cpu().double().numpy().copy()
     np.fill_diagonal(a, 0.0)
+    if not np.isfinite(a).all():
+        raise InputError("an edge weight is nan or inf: were the maps finite, and each a probability map?")
     s = a.sum(1)
     order, weight = [], []
     for _ in range(len(a)):

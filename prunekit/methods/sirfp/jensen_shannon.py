@@ -29,6 +29,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from prunekit.errors import InputError
+
 TILE = 16  # units a side: the logarithms of 16 x 16 pairs at once
 MOST = 20  # harmonics: a bound of 7e-7, what float32 can tell apart
 TINY = 1e-30  # stands for a probability of 0, which has no logarithm
@@ -81,7 +83,12 @@ def best_spacing(harmonics: int) -> float:
 
 
 def harmonics_for(tolerance: float) -> int | None:
-    """The fewest harmonics with an error bound of at most `tolerance`; None where only the exact way is that good."""
+    """The fewest harmonics with an error bound of at most `tolerance`; None where only the exact way is that good.
+
+    Raises InputError for a tolerance below 0.
+    """
+    if not tolerance >= 0:
+        raise InputError(f"tolerance is {tolerance}; it is the largest error of r that you accept, 0 or more.")
     return next((n for n in range(1, MOST + 1) if error_bound(n) <= tolerance), None)
 
 

@@ -119,3 +119,15 @@ def test_small_layers_and_wrong_names() -> None:
     assert unit_scores(graph(2), "sum").tolist() == pytest.approx([float(graph(2)[0, 1]) - 1] * 2, abs=1e-8)
     with pytest.raises(InputError, match="score_scale is 'sum' or 'mean', got 'max'"):
         unit_scores(graph(3), "max")  # type: ignore[arg-type]
+
+
+def test_tables_and_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(InputError, match=r"a square table, \(channels, channels\), got \(4, 5\)"):
+        ehgp(torch.rand(4, 5))
+    hurt = graph(4)
+    hurt[0, 1] = torch.nan
+    with pytest.raises(InputError, match="an edge weight is nan or inf"):
+        ehgp(hurt)
+    for size in (0, 5):
+        with pytest.raises(InputError, match=f"a clique of {size} among 4 channels"):
+            ehgp(graph(4)).keep(size)

@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
+from prunekit.errors import InputError
 from prunekit.methods.sirfp.jensen_shannon import best_spacing, error_bound, exact, harmonics_for, spectral
 from prunekit.profiling import _LiveBytes
 
@@ -80,3 +81,9 @@ def test_scratch_memory_stays_within_the_budget(way) -> None:
         assert live.peak <= budget + 8 * square
     assert peaks[10**6] > 2 * peaks[10**5]  # the budget is used, and the meter sees it
     assert peaks[10**5] < p_UP.numel() * 4  # less than one more copy of the maps
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
+def test_a_tolerance_below_zero_is_refused(tolerance: float) -> None:
+    with pytest.raises(InputError, match="the largest error of r that you accept"):
+        harmonics_for(tolerance)
