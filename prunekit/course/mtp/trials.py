@@ -60,8 +60,8 @@ WAYS: dict[str, dict[str, Way]] = {  # claim -> method in the ledger -> run
 def preset() -> Mtp:
     """The mini preset with shorter trainings and half its batch of scenes, since there are many.
 
-    alpha was chosen among 0.1, 0.13 and 0.2 on other scenes (seeds 50 and 51), by the mIoU right after a cut of half the
-    channels: 0.41, 0.37 and 0.03, where scales had all gone to 0.
+    alpha was chosen among 0.1, 0.13 and 0.2 on other scenes (seeds 50 and 51), by the mIoU right after a cut of half
+    the channels: 0.41, 0.37 and 0.03, where scales had all gone to 0.
     """
     mini = preset_of("mini")
     return replace(
