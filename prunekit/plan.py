@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -100,6 +101,7 @@ def budget_plan(
     latency_ratio: float | None = None,
     latency: Callable[[PruningPlan], float] | LatencyModel | None = None,
     how: How = "global",
+    normalize: Normalize = "mean",
     limits: Limits | None = None,
 ) -> PruningPlan:
     """The gentlest uniform or global plan that removes at least the given fraction of one cost.
@@ -107,6 +109,7 @@ def budget_plan(
     Give exactly one of macs_ratio, params_ratio and latency_ratio. MACs (see plan_macs) and parameters are counted from
     `groups`. For latency pass latency(plan) -> time, e.g. `plan.latency_of(model, groups, x)`, or a table of layers
     (`prunekit.latency.latency_table`), which weighs importance against milliseconds by itself (how is not used then).
+    normalize: of a global plan, see global_plan.
     Raises BudgetError with the reachable ratio when the limits do not allow the target; else as uniform_plan.
     """
     given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
@@ -115,7 +118,7 @@ def budget_plan(
         raise InputError(
             f"give exactly one of macs_ratio, params_ratio, latency_ratio; got {sorted(targets) or 'none'}."
         )
-    makers = {"uniform": uniform_plan, "global": global_plan}
+    makers = {"uniform": uniform_plan, "global": partial(global_plan, normalize=normalize)}
     if how not in makers:
         raise InputError(f"how is 'uniform' or 'global', got {how!r}.")
     (kind, target), make = targets.popitem(), makers[how]

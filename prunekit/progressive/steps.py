@@ -130,13 +130,15 @@ def progressive(
     trainings = ([pretrain] if pretrain else []) + [cut.training for cut in cuts]
     configs = [training.config for training in trainings]
     store, freeze = Store(Path(folder), configs[0]), tuple(freeze)
-    store.refuse_another(identity(model, criterion, [cut.macs_ratio for cut in cuts], configs))
+    groups = find_groups(model, x, freeze=freeze)
+    observer = observe(groups) if observe else None  # what cannot begin leaves no folder
+    more = {f"loss {number}": training.loss_fn for number, training in enumerate(trainings, 1)}
+    more |= {"plan": plan, "freeze": list(freeze), "dense MACs": _costs(groups)[0]}
+    store.refuse_another(identity(model, criterion, [cut.macs_ratio for cut in cuts], configs, **more))
 
     def measured(name: str, network: nn.Module) -> Metrics:
         return store.once(name, lambda: json.dumps(dict(measure(network)) if measure else {}), json.loads)
 
-    groups = find_groups(model, x, freeze=freeze)
-    observer = observe(groups) if observe else None
     if pretrain:
         model = _train(model, pretrain, store.folder / "dense", observer)
     dense, (macs, params) = measured("dense.json", model), _costs(groups)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from prunekit.errors import CheckpointError
+from prunekit.plan import Limits
 from prunekit.train import TrainConfig
 from prunekit.train.checkpoint import weights_hash
 from prunekit.train.runtime import one_accelerator
@@ -62,8 +63,8 @@ class Store:
                     f"{self.folder} is of another model: '{name}' is {shapes.get(name, 'nothing')} there, "
                     f"{ours.get(name, 'nothing')} here. {_OTHER}"
                 )
-        for key in ("criterion", "macs_ratio", "settings"):
-            if there.get(key) != here[key]:
+        for key in here:
+            if key not in ("shapes", "start") and there.get(key) != here[key]:
                 raise CheckpointError(f"{self.folder} was started with {_difference(key, there, here)}. {_OTHER}")
         if there.get("start") != here["start"]:
             raise CheckpointError(f"{self.folder} was started from other weights of the same shapes. {_OTHER}")
@@ -94,13 +95,18 @@ def _difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 
 
 def identity(
-    model: nn.Module, criterion: Callable[..., Any], macs_ratio: Sequence[float], configs: Sequence[TrainConfig]
+    model: nn.Module,
+    criterion: Callable[..., Any],
+    macs_ratio: Sequence[float],
+    configs: Sequence[TrainConfig],
+    **more: Any,
 ) -> dict[str, Any]:
-    """What must be the same for a folder to be gone on with."""
+    """What must be the same for a folder to be gone on with. more: values that JSON holds, and functions."""
     own = ("quiet", "save_every", "device")
     return {
         "criterion": _name(criterion),
         "macs_ratio": list(macs_ratio),
+        **{name: _name(value) if callable(value) else value for name, value in more.items()},
         "settings": [{k: v for k, v in asdict(config).items() if k not in own} for config in configs],
         "start": weights_hash(model),
         "shapes": {n: list(t.shape) for n, t in model.state_dict().items() if isinstance(t, Tensor)},
@@ -108,8 +114,9 @@ def identity(
 
 
 def _name(criterion: Callable[..., Any]) -> str:
-    """prunekit.methods.l1.score, with the plain arguments that a partial fixes."""
+    """prunekit.methods.l1.score, with the plain arguments that a partial fixes, Limits among them."""
     if isinstance(criterion, partial):
-        fixed = {k: v for k, v in criterion.keywords.items() if isinstance(v, (str, int, float))}
+        plain = (str, int, float, Limits)
+        fixed = {k: v for k, v in criterion.keywords.items() if isinstance(v, plain)}
         return f"{_name(criterion.func)}({', '.join(f'{k}={v}' for k, v in sorted(fixed.items()))})"
     return f"{getattr(criterion, '__module__', '')}.{getattr(criterion, '__qualname__', type(criterion).__qualname__)}"

@@ -64,14 +64,14 @@ def test_the_command_searches_resumes_and_records(tmp_path: Path, capsys: pytest
     folder = out / "bilevel-cityscapes-deeplabv3_mini-0.5-0"
     pruned = pk.load_pruned(folder / "small", deeplabv3_mini(19).eval(), torch.randn(1, 3, 32, 32))
     assert pruned(torch.randn(1, 3, 32, 32)).shape == (1, 19, 32, 32)
-    (entry,) = ledger.load("B1")
+    (entry,) = ledger.load("bilevel")
     assert entry.method == "bilevel" and entry.scale == "full" and len(entry.metrics["iou"]) == 19
     assert 0.5 <= entry.metrics["macs_removed"] < 0.51 and entry.metrics["search_steps"] == 2
     assert cli.main(command(root, out)) == 0  # all of it is there
     assert cli.main(command(root, out, "--beta", "5")) == 2
     assert "beta=25" in capsys.readouterr().err
     assert cli.main(command(root, out, "--method", "eagleeye", "--steps", "1")) == 0
-    assert {entry.method for entry in ledger.load("B1")} == {"bilevel", "eagleeye"}
+    assert {entry.method for entry in ledger.load("bilevel")} == {"bilevel", "eagleeye"}
 
 
 def test_where_the_data_are_must_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,11 +106,11 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
     folder = out / f"mtp-voc-{model}-0.5-0"
     small = pk.load_pruned(folder / "small", build(21).eval(), torch.randn(1, 3, 32, 32))
     assert small(torch.randn(1, 3, 32, 32)).shape == (1, 21, 32, 32)
-    (entry,) = ledger.load("M1")
+    (entry,) = ledger.load("mtp")
     assert entry.method == "mtp" and entry.scale == "full" and 0 < entry.metrics["macs_removed"] < 1
     assert len(entry.metrics["residual"]) == 2 and 0 <= entry.metrics["top1"] <= 1
     assert cli.main(line.split()) == 0  # all is there: nothing is trained again
-    (again,) = ledger.load("M1")
+    (again,) = ledger.load("mtp")
     assert again.metrics == entry.metrics
     assert json.loads(next((folder / "sparse").glob("step-*/state.json")).read_text())["config"]["rounds"] == 2
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization.observer import MinMaxObserver
 
 import prunekit as pk
-from prunekit.course.exercises import clique_05, lesson_01, lesson_02, lesson_05
+from prunekit.course.exercises import clique_05, lesson_01, lesson_02, lesson_05, lesson_09, widths_09
+from prunekit.export.proof import FLOOR, relative_error
 from prunekit.methods.sirfp.clique import ehgp, unit_scores
 from prunekit.methods.sirfp.jensen_shannon import best_spacing, error_bound, exact
 from prunekit.profiling import count_macs
@@ -108,3 +112,35 @@ def test_the_greedy_clique_and_its_scores(p_UP: torch.Tensor):
     assert abs(ours[last]) < 1e-6
     ours[last] = ours[removal.order[-2]]
     torch.testing.assert_close(ours.double(), library, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", [3.0, 10.0])
+def test_error_and_limit_are_those_of_the_proof(tolerance: float):
+    exact, noise = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0)).double()
+    file, eager = exact + 0.3 * noise, exact + 0.01 * noise.flip(0)
+    error, limit = lesson_09.error_and_limit(file, eager, exact, tolerance)
+    assert error == pytest.approx(relative_error([file], [exact]))
+    assert limit == pytest.approx(tolerance * relative_error([eager], [exact]) + FLOOR)
+
+
+@pytest.mark.parametrize("values", [[-1.3, 0.2, 3.4], [2.0, 5.0], [-7.0, -0.5], [0.0, 1.0]])
+def test_scale_and_zero_point_are_torchs(values: list[float]):
+    observer = MinMaxObserver(dtype=torch.quint8, qscheme=torch.per_tensor_affine)
+    observer(torch.tensor(values))
+    scale, zero = observer.calculate_qparams()
+    assert lesson_09.scale_and_zero(torch.tensor(values)) == (pytest.approx(scale.item()), zero.item())
+
+
+@pytest.mark.parametrize(("widths", "budget"), [([37, 63, 5, 44], 149), ([12, 23, 31], 66), ([9, 18], 27)])
+def test_round_widths_lose_least_of_all_that_fit(widths: list[int], budget: int):
+    """Of all ways to give 8 back within the budget ours loses least, channels that were added not counted."""
+    down = [max(8, w // 8 * 8) for w in widths]
+
+    def lost(chosen: tuple[int, ...]) -> int:
+        return sum(max(0, w - d - 8 * up) for w, d, up in zip(widths, down, chosen, strict=True))
+
+    ways = product((0, 1), repeat=len(widths))
+    best = min(lost(way) for way in ways if sum(down) + 8 * sum(way) <= budget)
+    ours = widths_09.round_widths(widths, budget)
+    assert all(w % 8 == 0 for w in ours) and sum(ours) <= budget
+    assert lost(tuple((w - d) // 8 for w, d in zip(ours, down, strict=True))) == best

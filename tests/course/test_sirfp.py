@@ -100,7 +100,7 @@ def test_the_command_trains_on_the_published_layouts(dataset: str, tmp_path: Pat
     dense = deeplabv3_mini(classes).eval()
     pruned = pk.load_pruned(folder / "small", dense, torch.randn(1, 3, 32, 32))
     assert pruned(torch.randn(1, 3, 32, 32)).shape == (1, classes, 32, 32)
-    (entry,) = ledger.load("S1")
+    (entry,) = ledger.load("sirfp")
     assert entry.method == "sirfp" and entry.scale == "full" and len(entry.metrics["iou"]) == classes
     assert 0.6 <= entry.metrics["macs_removed"] < 0.7
     assert json.loads((folder / "run.json").read_text())["criterion"].startswith(

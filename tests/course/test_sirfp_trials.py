@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunekit.core import ChannelGroup, Groups
 from prunekit.course import claims, ledger
 from prunekit.course.sirfp import trials
-from prunekit.course.sirfp.trials import SOLVERS, Solved, Trial
+from prunekit.course.sirfp.choices import Borrowed, Solved
+from prunekit.course.sirfp.trials import SOLVERS, Trial
 from prunekit.course.tasks import load_task
 from prunekit.errors import InputError
+from prunekit.methods.sirfp.clique import clique_weight
 from prunekit.methods.sirfp.solvers import brute_force
+from prunekit.plan import uniform_plan
 
 CLAIMS = ("S1", "S2", "S3", "S4", "S7", "S8")
 
@@ -44,9 +48,25 @@ def test_a_claim_without_runs_is_refused():
 def test_reversed_keeps_the_lightest_clique_and_ehgp_a_heavy_one():
     upper_UU = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)).triu(1)
     a_UU = upper_UU + upper_UU.T
-    weight = {name: trials.clique_weight(a_UU, Solved(None, name).solve(a_UU, 4)) for name in SOLVERS}  # type: ignore[arg-type]
-    best = trials.clique_weight(a_UU, brute_force(a_UU, 4))
+    weight = {name: clique_weight(a_UU, Solved(None, name).solve(a_UU, 4)) for name in SOLVERS}  # type: ignore[arg-type]
+    best = clique_weight(a_UU, brute_force(a_UU, 4))
     assert weight["reversed"] < 0.7 * best and 0.95 * best <= weight["ehgp"] <= weight["tabu"] <= best
+
+
+def test_borrowed_widths_hold_the_other_criterions_best_channels():
+    groups = Groups({"a": ChannelGroup("a", 4, "channel", ())})
+    chooser = Borrowed(None, "fpgm")  # type: ignore[arg-type]
+    chooser.others = {"a": torch.tensor([0.0, 3.0, 1.0, 2.0])}
+    mine = {"a": torch.tensor([4.0, 3.0, 2.0, 1.0])}
+    found = chooser.plan(
+        lambda groups, scores, **target: uniform_plan(groups, scores, target["ratio"]), groups, mine, ratio=0.5
+    )
+    assert found.keep == {"a": (1, 3)} and found.note.startswith("fpgm, widths: uniform")
+
+
+def test_seeds_below_one_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="seeds is 0"):
+        trials.run(["S2"], seeds=0, out=tmp_path)
 
 
 def test_a_run_ends_as_records_and_is_not_made_twice(

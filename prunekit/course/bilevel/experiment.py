@@ -42,7 +42,7 @@ from prunekit.surgery import Certificate, check_equivalence, find_groups, prune,
 from prunekit.train import TrainConfig, finetune, segmentation_loss
 from prunekit.train.config import Precision
 
-CLAIM = "B1"
+CLAIM = "bilevel"
 READERS: dict[str, type[Pictures]] = {"ade20k": ADE20K, "cityscapes": Cityscapes, "voc": VOC2012}
 
 

@@ -2,12 +2,13 @@
 
     claims.table("S1", "S2")        # shows itself in a notebook; `print` it for plain text
 
-A claim is held to what it needs: pairs of methods with a relation between their means over seeds, each judged by the
-rule of `verdict`, in every comparison (scale, network, ratio, planner) for itself.
+A claim is held to what it needs: relations between the means of two methods over seeds (see Need), in every comparison
+(scale, network, ratio, planner) for itself.
 
-    a > b    a is better by the rule           a >= b   a is not worse            a = b   the two are within noise
+    a > b    a is better, by more than the seeds       a >= b   a is not worse by more than a point of mIoU
+    a = b    the two differ by a point at most
 
-reproduced: all pairs hold. partly: some do. not reproduced: none does. open: a pair has fewer than three seeds.
+reproduced: all are shown. partly: some are. not reproduced: none is. open: a method has fewer than three seeds.
 Only the papers' own numbers are typed here. Not reproduced at mini scale does not mean wrong at the paper's.
 """
 

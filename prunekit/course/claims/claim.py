@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,16 +11,21 @@ from prunekit.course.ledger import ENOUGH_SEEDS, Record
 
 Relation = Literal[">", ">=", "="]
 Word = Literal["reproduced", "partly", "not reproduced", "open"]
-HOLDS: dict[Relation, tuple[verdict.Word, ...]] = {
-    ">": ("better",),
-    ">=": ("better", "within noise"),
-    "=": ("within noise",),
-}
+POINT = 0.01  # what two methods may differ by and still count as equal: one point of mIoU
 
 
 @dataclass(frozen=True)
 class Need:
-    """A relation between two methods' means of the claim's metric."""
+    """A relation between two methods' means of the claim's metric, judged by these two alone.
+
+    With gap = mean(left) - mean(right) and margin = three standard errors of it, from the pooled spread of the two:
+
+        >    gap > margin                  better, and not by the seeds
+        >=   gap - margin >= -POINT        worse by a point at most, even if the seeds were unlucky
+        =    |gap| + margin <= POINT       a point apart at most, even then
+
+    So noise never helps a claim. A third method's noise does not count.
+    """
 
     left: str
     relation: Relation
@@ -28,6 +33,14 @@ class Need:
 
     def __str__(self) -> str:
         return f"{self.left} {self.relation} {self.right}"
+
+    def holds(self, values: Mapping[str, Sequence[float]]) -> bool:
+        """values: method -> metric, one a seed, three at least."""
+        pair = {name: values[name] for name in (self.left, self.right)}
+        gap, margin, _ = verdict.judge(pair, self.right)[self.left]
+        if self.relation == ">":
+            return gap > margin
+        return gap - margin >= -POINT if self.relation == ">=" else abs(gap) + margin <= POINT
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class Claim:
 @dataclass(frozen=True)
 class Outcome:
     """One comparison's answer to a claim. settings: with the scale, what its runs share. values: method -> metric, one
-    a seed. held, broken: needs. word: the verdict.
+    a seed. held, broken: needs that are shown, and not shown. word: the verdict.
     """
 
     settings: Mapping[str, Any]
@@ -86,7 +99,6 @@ def _judged(claim: Claim, settings: Mapping[str, Any], values: Mapping[str, tupl
         return Outcome(settings, values, (), (), "open")
     held, broken = [], []
     for need in claim.needs:
-        found = verdict.judge(values, need.right)[need.left][2]
-        (held if found in HOLDS[need.relation] else broken).append(need)
+        (held if need.holds(values) else broken).append(need)
     word: Word = "reproduced" if not broken else "partly" if held else "not reproduced"
     return Outcome(settings, values, tuple(held), tuple(broken), word)

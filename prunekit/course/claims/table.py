@@ -50,7 +50,8 @@ def section(claim: Claim, records: Iterable[Record]) -> str:
     head = ["", f"paper: {claim.unit}", *(f"ours: {title(each, found)}" for each in found)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for method in methods:
-        cells = [method, claim.prints.get(method, "-"), *(spread(each.values.get(method, ())) for each in found)]
+        cells = [method, claim.prints.get(method, "-")]
+        cells += [spread(each.values.get(method, ()), percent="%" in claim.unit) for each in found]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")  # a bar would end the cell
     said = [f"- {title(each, found)}: {sentence(each)}" for each in found] or ["- open, no runs yet"]
     return "\n".join([f"**{claim.id}. {claim.says}** ({claim.where})", "", *lines, "", *said])
@@ -70,23 +71,25 @@ def title(one: Outcome, among: Sequence[Outcome]) -> str:
     return ", ".join(words)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± spread over seeds."""
+def spread(values: Sequence[float], *, percent: bool) -> str:
+    """Mean ± spread over seeds, in the paper's unit."""
     if not values:
         return "-"
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    times, digits = (100, 1) if percent else (1, 2)
+    numbers = [mean(values), *([stdev(values)] if len(values) > 1 else [])]
+    return " ± ".join(f"{times * number:.{digits}f}" for number in numbers)
 
 
 def sentence(one: Outcome) -> str:
     """The verdict, and which of the pairs hold."""
     seeds = min((len(values) for values in one.values.values()), default=0)
     if one.word == "open":
-        return f"open ({seeds} seed{'s' if seeds != 1 else ''})"
+        return f"open ({seeds} seed{'s' if seeds != 1 else ''} of {', '.join(one.values)})"
     parts = [f"**{one.word}** ({seeds} seeds)"]
     if one.held and one.broken:
-        parts.append("holds: " + ", ".join(map(str, one.held)))
+        parts.append("shown: " + ", ".join(map(str, one.held)))
     if one.broken:
-        parts.append("does not: " + ", ".join(map(str, one.broken)))
+        parts.append("not shown: " + ", ".join(map(str, one.broken)))
     return "; ".join(parts)
 
 

@@ -37,7 +37,7 @@ from prunekit.surgery import Certificate, check_equivalence, find_groups, prune,
 from prunekit.train import TrainConfig, classification_loss, finetune
 from prunekit.train.config import Precision
 
-CLAIM = "M1"
+CLAIM = "mtp"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from prunekit.progressive import Cut, Metrics, Progress, Training, progressive
 from prunekit.train import TrainConfig, gsrl_loss
 from prunekit.train.config import Precision
 
-CLAIM = "S1"
+CLAIM = "sirfp"
 
 
 def run(

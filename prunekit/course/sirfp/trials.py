@@ -16,26 +16,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from prunekit.core import Groups, PruningPlan, Scores
+from prunekit.core import Groups, Scores
 from prunekit.course import bench, ledger
 from prunekit.course.bench import METHODS, Evidence, evidence
 from prunekit.course.presets import BENCH
 from prunekit.course.quickstart import train_config
 from prunekit.course.setup import pick_device
+from prunekit.course.sirfp.choices import Borrowed, Solved
 from prunekit.course.sirfp.experiment import images_of
 from prunekit.course.tasks import Task, load_task
 from prunekit.data.crops import BalancedCrops
 from prunekit.errors import InputError
 from prunekit.methods import sirfp
-from prunekit.methods.sirfp.clique import clique_weight, ehgp
-from prunekit.methods.sirfp.solvers import tabu
 from prunekit.models import zoo
-from prunekit.observe import still
 from prunekit.plan import How, Limits, budget_plan
 from prunekit.profiling import latency_ms
 from prunekit.progressive import Cut, Training, progressive
@@ -68,6 +66,7 @@ SIRFP: dict[str, dict[str, dict[str, Any]]] = {  # claim -> method -> what diffe
     },
 }
 OURS = ({}, {"metric": "js"}, {"resolution": "full"})  # the library's defaults, spelt out
+WIDTHS = " in sirfp's widths"  # the other half of the question: who chooses how many, who chooses which
 CRITERIA = ("random", "slimming", "taylor", "depgraph", "fpgm", "dcfp", "sirfp")
 SOLVERS = ("ehgp", "tabu", "reversed")
 SPEEDS = {"60 %": 0.6, "70 %": 0.7, "80 %": 0.8}
@@ -75,25 +74,30 @@ SPEEDS = {"60 %": 0.6, "70 %": 0.7, "80 %": 0.8}
 
 def trials(claim: str, seeds: int) -> list[Trial]:
     """What a claim needs, the first seed of everything first. InputError for a claim without runs."""
-    cells: list[tuple[str, float, How]]
     if claim == "S1":
-        ways: tuple[How, ...] = ("uniform", "global")
-        cells = [(method, 0.75, how) for how in ways for method in CRITERIA]
+        cells = [_cell(method, how) for how in get_args(How) for method in CRITERIA]
+        cells += [_cell(method + WIDTHS) for method in ("random", "fpgm")]
     elif claim == "S4":
-        cells = [(method, 0.75, "global") for method in SOLVERS]
+        cells = [_cell(method) for method in SOLVERS]
     elif claim == "S7":
-        cells = [(method, ratio, "global") for method, ratio in SPEEDS.items()]
+        cells = [_cell(method, ratio=ratio) for method, ratio in SPEEDS.items()]
     elif claim in SIRFP:
-        cells = [(method, 0.75, "global") for method in SIRFP[claim]]
+        cells = [_cell(method) for method in SIRFP[claim]]
     else:
         raise InputError(f"no runs for {claim!r}; there are: S1, S4, S7, {', '.join(SIRFP)}.")
     return [Trial(claim, method, ratio, how, seed) for seed in range(seeds) for method, ratio, how in cells]
 
 
+def _cell(method: str, how: How = "global", *, ratio: float = 0.75) -> tuple[str, float, How]:
+    return method, ratio, how
+
+
 def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
     """Do what the ledger does not hold yet, one record a run."""
     todo = [trial for claim in claims for trial in trials(claim, seeds)]
-    task, dense = load_task("scenes"), zoo.load(BENCH["mini"].model).to(pick_device())
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}; give a whole number from 1 on.")
+    task, dense = load_task("scenes"), zoo.load(BENCH["mini"].model)
     crops = BalancedCrops(task.train, BENCH["mini"].training.size)
     done = [(e.claim, e.method, e.seed, e.settings) for e in ledger.load() if e.scale == "mini"]
     for number, trial in enumerate(todo, 1):
@@ -117,23 +121,28 @@ def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
 
 def settings(trial: Trial) -> dict[str, Any]:
     """What a run shares with those it is compared with; speed is a comparison of ratios."""
-    same = {"model": BENCH["mini"].model, "dataset": "scenes", "how": trial.how, "score_batches": 4}
+    preset = BENCH["mini"].training
+    same = {"model": BENCH["mini"].model, "dataset": "scenes", "how": trial.how, "score_batches": 4, "max_ratio": 0.9}
     if trial.claim == "S7":
-        return {**same, "image": [512, 1024], "threads": 1}
-    return {**same, "macs_ratio": trial.ratio, "steps": list(STEPS)}
+        return {**same, "image": [512, 1024], "threads": 1, "device": "cpu", "round_to": 8}
+    tuning = {"macs_ratio": trial.ratio, "steps": list(STEPS), "batch": preset.batch, "lr": preset.lr}
+    return {**same, **tuning, "image": list(preset.size), "round_to": preset.round_to}
 
 
 def accuracy(trial: Trial, task: Task, crops: BalancedCrops, dense: nn.Module, out: Path) -> dict[str, Any]:
     """Two cuts with fine-tuning between, and the mIoU in the end."""
     see = evidence(task, BENCH["mini"], trial.seed)
     preset = BENCH["mini"].training
-    x = task.examples(1)[0].to(pick_device())
+    dense, x = dense.to(pick_device()), task.examples(1)[0].to(pick_device())
     loader = DataLoader(crops, preset.batch, shuffle=True, drop_last=True)
     configs = [train_config(replace(preset, tune_steps=n), seed=trial.seed, tune=True, quiet=True) for n in STEPS]
     first, last = (Training(config, loader, partial(gsrl_loss, window=3), images_of) for config in configs)
-    planner = Solved(see, trial.method) if trial.claim == "S4" else None
+    planner = planner_of(trial, see)
+    limits = Limits(max_ratio=0.9, round_to=preset.round_to)
+    # redundancies are compared over layers as they are; other criteria have a scale of their own in each layer
+    normalize = "none" if trial.method not in CRITERIA or trial.method == "sirfp" else "mean"
+    plan = partial(budget_plan, how=trial.how, normalize=normalize, limits=limits)
     score = planner.score if planner else scorer(trial, see)
-    plan = partial(budget_plan, how=trial.how, limits=Limits(max_ratio=0.9, round_to=preset.round_to))
     found = progressive(
         dense,
         x,
@@ -144,8 +153,15 @@ def accuracy(trial: Trial, task: Task, crops: BalancedCrops, dense: nn.Module, o
         measure=lambda model: {} if model is dense else bench.measured(model, task, x),
     )
     end = found.stages[-1]
-    solved = {"solver_seconds": planner.seconds, "edge_weight": planner.weight} if planner and planner.seconds else {}
-    return {**end.tuned, "miou_before_tuning": end.cut["miou"], **solved}
+    extra = planner.metrics() if planner else {}
+    return {**end.tuned, "miou_before_tuning": end.cut["miou"], **extra}
+
+
+def planner_of(trial: Trial, see: Evidence) -> Solved | Borrowed | None:
+    """What chooses channels otherwise than by the highest scores; None for nothing."""
+    if trial.claim == "S4":
+        return Solved(see, trial.method)
+    return Borrowed(see, trial.method.removesuffix(WIDTHS)) if trial.method.endswith(WIDTHS) else None
 
 
 def name_of(trial: Trial) -> str:
@@ -163,49 +179,9 @@ def scorer(trial: Trial, see: Evidence) -> Score:
     return partial(sirfp.score, batches=see.batches, **SIRFP[trial.claim][trial.method])
 
 
-class Solved:
-    """EHGP's widths, with the channels chosen by another solver of the same clique problem (Table 6).
-
-    reversed: the clique that weighs least, greedily, which is what the paper's printed Algorithm 1 looks for.
-    seconds, weight: of all solves of the run, and the edge weight reached relative to EHGP's.
-    """
-
-    def __init__(self, see: Evidence, method: str) -> None:
-        self.see, self.method = see, method
-        self.edges: dict[str, Tensor] = {}
-        self.seconds, self.weight = 0.0, 0.0
-
-    def score(self, model: nn.Module, groups: Groups) -> Scores:
-        """EHGP's scores; the edge weights are kept."""
-        observer = sirfp.Observer(groups, decay=1 - 1e-12)
-        with observer.watching(model), still(model, groups):
-            for images, _ in self.see.batches:
-                model(images)
-        self.edges = dict(observer.edges)
-        return observer.scores(groups)
-
-    def plan(self, plan: Callable[..., PruningPlan], groups: Groups, scores: Scores, **target: Any) -> PruningPlan:
-        """The plan with each layer's set solved anew."""
-        greedy = plan(groups, scores, **target)
-        start = time.perf_counter()
-        keep = {name: self.solve(self.edges[name], len(kept)) for name, kept in greedy.keep.items()}
-        self.seconds += time.perf_counter() - start
-        reached, base = (
-            sum(clique_weight(self.edges[name], kept[name]) for name in keep) for kept in (keep, greedy.keep)
-        )
-        self.weight = reached / base
-        return PruningPlan(greedy.sizes, keep, f"{self.method}: {greedy.note}")
-
-    def solve(self, a_UU: Tensor, size: int) -> tuple[int, ...]:
-        """Channels to keep."""
-        if self.method == "tabu":
-            return tabu(a_UU, size, steps=2000)
-        return ehgp(a_UU if self.method == "ehgp" else -a_UU).keep(size)
-
-
 def speed(trial: Trial, task: Task, dense: nn.Module) -> dict[str, Any]:
     """How much faster the cut network is than the dense one, by medians of passes in turn on one CPU thread."""
-    x = task.examples(1)[0].to(pick_device())
+    dense, x = dense.cpu(), task.examples(1)[0]
     groups = find_groups(dense, x)
     scores = sirfp.score(dense, groups, evidence(task, BENCH["mini"], trial.seed).batches)
     plan = budget_plan(groups, scores, macs_ratio=trial.ratio, how=trial.how, limits=Limits(max_ratio=0.9, round_to=8))

@@ -22,7 +22,8 @@ method: inner products of signed maps (metric="dot") and an edge term.
     scores = sirfp.score(model, groups, batches)
     plan = budget_plan(groups, scores, macs_ratio=0.6)   # the paper's max_channel_sparsity is Limits(max_ratio=0.9)
 
-Scores are at most 0, so the planner compares them over layers as they are, which is the paper's one global threshold.
+The paper's one threshold compares scores over layers as they are: budget_plan(..., normalize="none"). Redundancies of
+js, kl and dice are at least 0, so scores are at most 0 and the planner's default does the same; dot's are signed.
 
 Files, in reading order: jensen_shannon (r for all pairs), redundancy (maps to r), clique (EHGP), observer (the running
 mean), solvers (what EHGP is compared with).
