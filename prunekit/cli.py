@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
-    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp | mtp | bilevel"))
+    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp | mtp | bilevel | claims"))
 
     speed = commands.add_parser("bench", help="exported networks against each other on the runtimes of devices")
     speed.add_argument("files", nargs="+", type=Path, help="what prunekit.export wrote, e.g. dense.onnx small.onnx")
@@ -109,6 +109,11 @@ def add_experiments(experiments: Any) -> None:
     bench.set_defaults(do=run_bench)
 
     sirfp = experiments.add_parser("sirfp", parents=[common], help="lesson 05: redundancy by maps, progressive cuts")
+    sirfp.description = (
+        "Lesson 05's method on a data set: train while the observer looks on, then cut and fine-tune in steps. What is "
+        "not given here is in prunekit/course/sirfp/preset.py. Mini scale takes minutes on two cores; stop it, and "
+        "the same command goes on."
+    )
     sirfp.add_argument("--model", help="e.g. deeplabv3, deeplabv3plus, pspnet")
     sirfp.add_argument("--macs-ratio", type=float, help="fraction of the MACs to remove; the paper has 0.6, 0.7, 0.8")
     sirfp.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of a training crop, pixels")

@@ -1,7 +1,8 @@
 """Activations of a group's units where they are made: the signed output of the norm, before the activation.
 
 Where no batch norm follows, the output of the layers that make the units. A group that several layers make, or that
-several norms ride on, is seen at each of these places.
+several norms ride on, is seen at each of these places; where some makers have a norm and others have none, at the norms
+alone.
 
 Legend: B images, U units, K positions of a unit (1, or those of a head), ... what is left of the shape (H W or tokens).
 """

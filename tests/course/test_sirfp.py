@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,3 +163,9 @@ def test_accelerate_launch_runs_it_in_two_processes(tmp_path: Path):
     folder = out / "sirfp-cityscapes-deeplabv3_mini-0.6-0"
     state = json.loads(next((folder / "dense").glob("step-*/state.json")).read_text())
     assert len(state["history"]["loss"]) == 2 and "observer.safetensors" in state["files"]
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"steps": 0}, {"size": (0, 64)}])
+def test_numbers_below_one_are_refused(wrong: dict[str, Any]):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is .*give whole numbers from 1 on"):
+        override(preset_of("mini"), **wrong)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from prunekit.course.presets import Scale
@@ -140,6 +141,9 @@ def preset_of(scale: Scale, dataset: str | None = None) -> Sirfp:
 def override(preset: Sirfp, **given: Any) -> Sirfp:
     """The preset with what is not None instead; steps and batch go to every training."""
     given = {name: value for name, value in given.items() if value is not None}
+    for name in ("steps", "batch", "size"):
+        if name in given and min(np.atleast_1d(given[name])) < 1:
+            raise InputError(f"{name} is {given[name]}; give whole numbers from 1 on.")
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     if "model" in given and given["model"] not in (*MODELS, *zoo.BUILDERS):
         raise InputError(f"no network {given['model']!r}; there are: {', '.join([*MODELS, *zoo.BUILDERS])}.")

@@ -31,10 +31,13 @@ mean), solvers (what EHGP is compared with).
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import nn
 
 from prunekit.core import Groups, Scores
+from prunekit.errors import InputError
 from prunekit.methods.sirfp.clique import ScoreScale
 from prunekit.methods.sirfp.observer import Observer
 from prunekit.methods.sirfp.redundancy import Metric, Normalize, Resolution
@@ -61,6 +64,8 @@ def score(
     score_scale: see `clique`. Raises ScoreError without data, for activations that are not finite and for groups that
     cannot be seen where they are made; InputError for other names of the settings.
     """
+    if score_scale not in get_args(ScoreScale):
+        raise InputError(f"score_scale is 'sum' or 'mean', got {score_scale!r}.")
     # decay so close to 1 that the running mean stays the plain mean
     observer = Observer(
         groups,

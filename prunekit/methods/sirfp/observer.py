@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from prunekit.core import Groups, Scores
 from prunekit.errors import CheckpointError, InputError, ScoreError
 from prunekit.methods.sirfp.clique import ScoreScale, unit_scores
-from prunekit.methods.sirfp.redundancy import Metric, Normalize, Resolution, pixels, redundancy
+from prunekit.methods.sirfp.jensen_shannon import harmonics_for
+from prunekit.methods.sirfp.redundancy import Metric, Normalize, Resolution, check_names, pixels, redundancy
 from prunekit.observe import watch_made
 
 
@@ -53,10 +54,13 @@ class Observer:
             raise InputError(f"decay is {decay}; give a number in [0, 1), the paper has 0.99.")
         if type(every) is not int or every < 1:
             raise InputError(f"every is {every!r}; give a whole number from 1 on: look at one pass in so many.")
+        check_names(metric, normalize_map, resolution)
+        harmonics_for(tolerance)
         self.groups, self.decay, self.every = groups, decay, every
         self.pixels = partial(pixels, resolution=resolution)
         self.redundancy = partial(redundancy, metric=metric, normalize_map=normalize_map, tolerance=tolerance)
         self.settings = {"metric": metric, "normalize_map": normalize_map, "resolution": resolution, "decay": decay}
+        self.settings |= {"tolerance": tolerance}
         self.edges: dict[str, Tensor] = {}
         self.observations: dict[str, int] = {}
         self.passes = 0
@@ -83,6 +87,8 @@ class Observer:
                 sums[name] = before_UU + r_UU, places + 1
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal looking
+            looking = False
             if module is model:
                 self.passes += 1
                 for name, (sum_UU, places) in sums.items():
@@ -118,11 +124,13 @@ class Observer:
             return {}
         settings = torch.tensor(list(json.dumps(self.settings).encode()), dtype=torch.uint8)
         counts = {f"observations.{name}": torch.tensor(n) for name, n in self.observations.items()}
-        edges = {f"edges.{name}": a_UU for name, a_UU in self.edges.items()}
+        edges = {f"edges.{name}": a_UU.clone() for name, a_UU in self.edges.items()}
         return {**edges, **counts, "passes": torch.tensor(self.passes), "settings": settings}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Undo `state_dict`. Raises CheckpointError for the state of another model, or one measured in another way."""
+        if state and "settings" not in state:
+            raise CheckpointError("this is no state of a sirfp.Observer: it has no settings.")
         if state and (stored := json.loads(bytes(state["settings"].tolist()))) != self.settings:
             raise CheckpointError(f"these edge weights were measured with {stored}, now {self.settings}; start anew.")
         edges = {key.removeprefix("edges."): value for key, value in state.items() if key.startswith("edges.")}

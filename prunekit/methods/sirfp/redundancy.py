@@ -17,7 +17,7 @@ Legend: B images, U units, K positions of a unit (a head has several: all its ma
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,18 @@ Metric = Literal["js", "kl", "dice", "dot"]
 Normalize = Literal["softmax", "sum"]
 Resolution = Literal["vector", "quarter", "half", "full", "twice"]
 SCALES: dict[str, float] = {"quarter": 0.25, "half": 0.5, "full": 1.0, "twice": 2.0}
+
+
+def check_names(metric: str, normalize_map: str, resolution: str) -> None:
+    """InputError with the choices there are."""
+    given = (
+        ("metric", metric, Metric),
+        ("normalize_map", normalize_map, Normalize),
+        ("resolution", resolution, Resolution),
+    )
+    for name, value, choices in given:
+        if value not in get_args(choices):
+            raise InputError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}; got {value!r}.")
 
 
 def redundancy(x_BUP: Tensor, *, metric: Metric, normalize_map: Normalize, tolerance: float) -> Tensor:
@@ -76,6 +88,8 @@ def pixels(name: str, x_BUK: Tensor, resolution: Resolution) -> Tensor:
     x_BUK: (B, U, K, ...). Raises ScoreError for maps that are not finite, for quarter, half and twice of what is no
     H x W map, and for a single image that gives one number; InputError for another resolution.
     """
+    if not x_BUK.numel():
+        raise ScoreError(f"'{name}' saw an empty batch, {tuple(x_BUK.shape)}: leave out batches without images.")
     if not torch.isfinite(x_BUK).all():
         raise ScoreError(f"the activations of '{name}' hold nan or inf: are there such inputs or weights?")
     x_BUK = x_BUK if x_BUK.dtype == torch.float64 else x_BUK.float()

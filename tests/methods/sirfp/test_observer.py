@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunekit.core import Groups
+from prunekit.core import ChannelGroup, Groups
 from prunekit.errors import CheckpointError, InputError, ScoreError
 from prunekit.methods import sirfp
-from prunekit.methods.sirfp.redundancy import redundancy
+from prunekit.methods.sirfp.redundancy import pixels, redundancy
 from prunekit.surgery import find_groups
 from prunekit.train import Step, TrainConfig, finetune
 
@@ -178,3 +178,27 @@ def test_too_early_too_late_and_wrong_settings(case: tuple[Net, Groups]) -> None
     bad[0, 0] = torch.nan
     with pytest.raises(ScoreError, match="'a' hold nan or inf"):
         passed(observer, model.eval(), bad)
+
+
+@pytest.mark.parametrize("wrong", [{"metric": "cosine"}, {"normalize_map": "l2"}, {"resolution": "eighth"}])
+def test_a_misspelt_setting_is_refused_before_anything_runs(wrong: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is one of .*got '{next(iter(wrong.values()))}'"):
+        sirfp.Observer(Groups({}), **wrong)  # type: ignore[arg-type]
+
+
+def test_an_empty_batch_is_no_evidence() -> None:
+    with pytest.raises(ScoreError, match="'a' saw an empty batch"):
+        pixels("a", torch.zeros(0, 4, 1, 5, 5), "full")
+
+
+def test_a_state_is_a_copy_and_a_strange_one_is_refused() -> None:
+    observer = sirfp.Observer(Groups({"a": ChannelGroup("a", 2, "channel", ())}))
+    observer.edges, observer.observations = {"a": torch.ones(2, 2)}, {"a": 1}
+    state = observer.state_dict()
+    state["edges.a"].zero_()
+    assert observer.edges["a"].sum() == 4
+    with pytest.raises(CheckpointError, match="no state of a sirfp.Observer"):
+        observer.load_state_dict({"weights": torch.ones(2)})
+    other = sirfp.Observer(observer.groups, tolerance=0.0)
+    with pytest.raises(CheckpointError, match="measured with"):
+        other.load_state_dict(observer.state_dict())
