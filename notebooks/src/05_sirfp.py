@@ -470,14 +470,27 @@ show(
 import time
 
 p = torch.randn(256, 2048, generator=torch.Generator().manual_seed(0)).softmax(1)
-spectral(p[:2])  # looks for its spacing once
-spent = {}
-for name, way in (("exact", exact), ("spectral", spectral)):
-    start = time.perf_counter()
-    way(p)
-    spent[name] = time.perf_counter() - start
-    print(f"{name:9}{1000 * spent[name]:7.0f} ms for {256 * 255 // 2} pairs")
-print(f"{spent['exact'] / spent['spectral']:.0f} times faster")
+
+
+def milliseconds(way):
+    """The best of three."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        way()
+        times.append(1000 * (time.perf_counter() - start))
+    return min(times)
+
+
+hundred = milliseconds(lambda: [redundancies(p[[0, i]]) for i in range(1, 101)])
+print(f"{256 * 255 // 2} pairs of 2048 pixels")
+print(f"pair by pair   {hundred * 256 * 255 / 200:8.0f} ms, from a hundred")
+print(f"exact, blocks  {milliseconds(lambda: exact(p)):8.0f} ms")
+print(f"spectral       {milliseconds(lambda: spectral(p)):8.0f} ms")
+
+# %% [markdown]
+# How much the trick saves depends on the machine: a processor that takes many logarithms at once is hard to beat with any
+# trick. The error stays below what you allow, whatever the maps.
 
 # %% [markdown]
 # ## 6 · The clique: who stays?
