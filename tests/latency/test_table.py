@@ -16,9 +16,10 @@ from prunekit.core import Groups, PruningPlan
 from prunekit.errors import BudgetError, InputError
 from prunekit.latency import LatencyTable, Layer, latency_table, layers_of, plot_staircase, staircase
 from prunekit.latency.steps import Vary
-from prunekit.latency.table import _variants
+from prunekit.latency.table import _variants, least_ms
 from prunekit.models.topformer import topformer_mini
 from prunekit.plan import plan_macs, plan_shapes
+from prunekit.runtimes import Runtime, Timing
 from prunekit.surgery import find_groups, prune
 
 X = torch.randn(1, 3, 12, 12)
@@ -183,3 +184,9 @@ def test_what_varies_on_a_staircase(vary: Vary, shape: tuple[int, int, int], mon
     assert steps.times_ms[1] / steps.times_ms[0] == pytest.approx(16 / 12)
     with pytest.raises(InputError, match="vary is 'both'; there are outputs, inputs, depthwise"):
         staircase([12], vary="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("threads", "least"), [(1, 2.0), (2, 9.0)])
+def test_neighbours_do_not_count_on_one_thread(threads: int, least: float):
+    """Two passes that were interrupted: 9 and 12 ms by the wall, of which 3 and 2 ms were ours."""
+    assert least_ms(Runtime("ort", threads=threads), Timing((9.0, 12.0), (3.0, 2.0))) == least
