@@ -41,12 +41,16 @@ LESSONS: dict[str, Minutes] = {
     "02_channel_surgery": Minutes(mini=0.75),
     "03_importance": Minutes(mini=2),
     "05_sirfp": Minutes(mini=2),
+    "09_deploy": Minutes(mini=2),
 }
 
 
 # What our own experiments in the ledger ask; the papers' claims are in course/claims.
 CLAIMS: dict[str, str] = {
     "Q1": "lesson 00 on real streets: DeepLabV3 keeps its mIoU at half of its MACs",
+    "sirfp": "prunekit run sirfp: the whole road, with pre-training and cuts in steps",
+    "mtp": "prunekit run mtp: the whole road, with both tasks trained in turn",
+    "bilevel": "prunekit run bilevel: the whole road, search and fine-tuning",
     "bench": "the fair bench: every criterion at equal work and equal fine-tuning",
 }
 
