@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,12 @@ CLIQUE = Exercise(
     id="05.4",
     title="the greedy clique",
     reference=clique,
-    cases=lambda: ((_graph(7, twins=(1, 5)) + 0.2 * _twin_pull(7), 4), (_graph(8, seed=3), 3), (_graph(5, seed=4), 4)),
+    cases=lambda: (
+        (_graph(7, twins=(1, 5)) + 0.2 * _twin_pull(7), 4),
+        (_graph(8, seed=3), 3),
+        (_graph(5, seed=4), 4),
+        (_graph(6, seed=19), 4),  # greedy misses the best set
+    ),
     hints=(
         "Keep a list of those that are left. In each round one goes: which?",
         "`a[left][:, left].sum(1)` holds, for each that is left, the sum of its edges to the others that are left.",
@@ -52,6 +59,13 @@ CLIQUE = Exercise(
             "those that go",
             lambda a, size: [i for i in range(len(a)) if i not in clique(a, size)],
             "those are the channels that go; the ones that stay are wanted",
+        ),
+        Mistake(
+            "the best set",
+            lambda a, size: list(
+                max(combinations(range(len(a)), size), key=lambda kept: float(a[list(kept)][:, list(kept)].sum()))
+            ),
+            "that is the best of all sets; the greedy search is wanted, which may miss it",
         ),
         Mistake("one too few", lambda a, size: clique(a, size - 1), "one channel too many goes: stop at `size`"),
         Mistake(
@@ -127,6 +141,11 @@ SCORES = Exercise(
             "s itself",
             lambda order, s: _put(order, s),
             "s falls as channels go, so the LAST survivors would go first: compare it with the number of others",
+        ),
+        Mistake(
+            "s by channel",
+            lambda order, s: s - torch.tensor([len(order) - 1.0 - order.index(i) for i in range(len(order))]),
+            "`s` stands in the order of removal: `s[0]` belongs to channel `order[0]`, not to channel 0",
         ),
         Mistake(
             "by turn",
