@@ -70,12 +70,10 @@ my_guess = {"half, any width": 2.0, "half, in 8s": 2.0}
 from prunekit.latency import compare
 
 rows, missed = compare(networks, picture, ["ort"], repeats=20)
-print(f"{'':16} MACs fewer   time less   your guess")
+print("times less of:    MACs   time  guess")
 for row in rows:
     guess = my_guess.get(row.model, 1.0)
-    print(
-        f"{row.model:16}{row.macs_ratio:9.2f} ×{row.cpu_speedup:10.2f} ×{guess:11.1f} ×"
-    )
+    print(f"{row.model:16}{row.macs_ratio:6.2f}{row.cpu_speedup:7.2f}{guess:7.1f}")
 
 # %% [markdown]
 # **What to see.** Same network, same criterion, the same MACs to a percent. On the machine that made this page one of the
@@ -178,7 +176,7 @@ inside = {
 }
 for key in sorted(inside):
     text = " ".join(inside[key].split())
-    print(f"{key:14}", text[:44] if key != "made_by" else "versions, MACs ...")
+    print(f"{key:14}", text[:24] if key != "made_by" else "versions, MACs ...")
 
 # %% [markdown]
 # **The other end of the cable.** Here is a device that has never heard of PyTorch. It has the file, a runtime, and a
@@ -467,12 +465,12 @@ with Runtime("ort", threads=1) as runtime:
     both = {"dense": batch, "small": batch}
     turns = with_neighbours(lambda: runtime.time(both, repeats=25))
 
-print("dense / small            wall    CPU")
+print("dense / small           wall   CPU")
 for title, a, b in (
     ("one after the other", peace["dense"], noise["small"]),
     ("in turns", turns["dense"], turns["small"]),
 ):
-    print(f"{title:22}{a.wall() / b.wall():7.2f}{a.cpu() / b.cpu():7.2f}")
+    print(f"{title:22}{a.wall() / b.wall():6.2f}{a.cpu() / b.cpu():6.2f}")
 
 # %% [markdown]
 # **What to see.** By the wall, the first line is whatever the neighbours made of it. It can come out below 1, or at ten:
@@ -508,11 +506,14 @@ check("09.2", kept_promise)
 # (`bench.csv`) and a picture with the ideal line.
 
 # %% tags=["volatile"]
-from prunekit.latency import bench_files, report
+from prunekit.latency import bench_files
 
 paths = {name: file.path for name, file in files.items()}
 rows, missed = bench_files(paths, ["ort"], repeats=25)
-print(report(rows))
+print("         wall ms   CPU ms  by CPU  ideal")
+for row in rows:
+    print(f"{row.model:7}{row.wall_ms:9.2f}{row.cpu_ms:9.2f}", end="")
+    print(f"{row.cpu_speedup:8.2f}{row.macs_ratio:7.2f}")
 
 # %% [markdown]
 # ## 6 · The staircase
@@ -528,10 +529,11 @@ widths = range(24, 73)
 layers = {"3×3, outputs": "outputs", "3×3, inputs": "inputs", "depth-wise": "depthwise"}
 stairs = {title: staircase(widths, vary=vary) for title, vary in layers.items()}
 print(stairs["depth-wise"].where)
-print("µs at    " + "".join(f"{w:>6}" for w in (36, 37, 39, 40, 41, 48)))
+some = (37, 40, 41, 48, 72)
+print("µs at channels" + "".join(f"{w:>5}" for w in some))
 for title, steps in stairs.items():
-    us = [1000 * steps.times_ms[w - 24] for w in (36, 37, 39, 40, 41, 48)]
-    print(f"{title:9.9}" + "".join(f"{value:6.0f}" for value in us))
+    us = [1000 * steps.times_ms[w - 24] for w in some]
+    print(f"{title:14}" + "".join(f"{value:5.0f}" for value in us))
 
 # %% tags=["hide-input", "volatile"]
 fig, axes = plt.subplots(3, 1, figsize=(5.2, 7.2), sharex=True, layout="constrained")
@@ -583,7 +585,7 @@ def misfit(steps, block):
 # %% tags=["volatile"]
 for block in (1, 4, 8, 16, 32):
     left = misfit(stairs["3×3, outputs"], block)
-    print(f"blocks of {block:2}: {left:5.1%} of the variance left over")
+    print(f"blocks of {block:2}: {left:5.1%} left over")
 
 # %% [markdown]
 # ### Exercise 3 ★★ (7 minutes): round widths, same budget
@@ -625,9 +627,9 @@ whole = table(nobody)
 # %% tags=["volatile"]
 print(table.where)
 print(f"{len(table.times_ms)} measurements for {len(table.layers)} layers")
-print(f"predicted: dense {whole:.2f} ms, small {table(plan):.2f} ms")
+print(f"dense {whole:.2f} ms, small {table(plan):.2f} ms, by the table")
 rest = table.rest_ms / whole
-print(f"rest: {rest:.0%} of the time; no plan is faster than {1 / rest:.1f} ×")
+print(f"rest: {rest:.0%}, so at most {1 / rest:.1f} × as fast")
 
 # %% [markdown]
 # The last line is **Amdahl's law**: if a share $f$ of the time does not shrink, the speed-up stays below $1/f$, whatever
@@ -659,13 +661,11 @@ for name, each in plans.items():
 rows, missed = bench_files(
     {name: paths[name] for name in ("dense", "MACs", "table")}, ["ort"], repeats=25
 )
-print(f"{'plan':7} MACs fewer  predicted  measured  importance kept")
+print("times less of:  MACs  table   time   kept")
 for row in rows[1:]:
     each = plans[row.model]
-    print(
-        f"{row.model:7}{row.macs_ratio:9.2f} ×{whole / table(each):9.2f} ×"
-        f"{row.cpu_speedup:8.2f} ×{importance(each):15.0%}"
-    )
+    print(f"{row.model:12}{row.macs_ratio:8.2f}{whole / table(each):7.2f}", end="")
+    print(f"{row.cpu_speedup:7.2f}{importance(each):7.0%}")
 
 # %% tags=["hide-input", "volatile"]
 names = list(groups)
@@ -681,10 +681,11 @@ show(
 )
 
 # %% [markdown]
-# **What to see.** Both are about as fast, and the table's plan keeps clearly more of what the criterion calls important.
-# It takes its milliseconds where they are cheap and leaves other layers whole. Whether more importance also means more
-# mIoU is another question, for several seeds and a fair bench (lesson 03): L1 is a rough judge. And prediction and
-# measurement differ by what layers do to one another in a real network; which is why you measure.
+# **What to see.** The columns: MACs, time by the table, time as measured, and the share of importance that is kept. Both
+# plans are about as fast, and the table's keeps clearly more of what the criterion calls important. It takes its
+# milliseconds where they are cheap and leaves other layers whole. Whether more importance also means more mIoU is another
+# question, for several seeds and a fair bench (lesson 03): L1 is a rough judge. And prediction and measurement differ by
+# what layers do to one another in a real network; which is why you measure.
 #
 # ## 8 · 8 bits on top
 #
@@ -735,7 +736,7 @@ for title, x_N in (
     ("one outlier", torch.cat([values, torch.tensor([60.0])])),
 ):
     off = (there_and_back(x_N) - x_N).abs().max().item()
-    print(f"{title:12} step {code(x_N)[0]:.4f}, off by at most {off:.4f}")
+    print(f"{title}: step {code(x_N)[0]:.4f}, off by {off:.4f}")
 
 # %% [markdown]
 # `export_int8` (`prunekit/export/int8.py`) lets onnxruntime measure the range of every activation on a few batches, per
@@ -757,7 +758,7 @@ scale, zero = code(torch.cat(batches[:-1]))
 print("the same scale:", abs(stored["image_scale"] / scale - 1) < 1e-5)
 print("the same zero point:", int(stored["image_zero_point"]) == zero - 128)
 same = files["small, int8"].argmax_agreement
-print(f"chooses the float file's class in more than 95 % of pixels: {same > 0.95}")
+print("the same class in over 95 % of pixels:", same > 0.95)
 
 # %% [markdown]
 # Two ways to be smaller, so four networks. The mIoU is that of the *file*, on streets that no calibration has seen.
@@ -822,7 +823,7 @@ def complaint(title, call):
         print(f"{title}: no complaint")
     except pk.PrunekitError as error:
         text = str(error).replace(f"{course.out}/", "").split(" (No module")[0]
-        print(fill(shorten(f"{title}: {text}", 240), 60), "\n")
+        print(fill(shorten(f"{title}: {text}", 240), 42), "\n")
 
 
 def with_smaller_picture():
