@@ -105,5 +105,8 @@ def test_an_unknown_claim_is_named_with_its_neighbour():
 def test_the_overview_has_a_row_for_each_claim():
     put("js", 0.70, 0.71, 0.72)
     text = claims.verdicts(claims.PAPERS["SIRFP"], ledger.load())
-    assert "| S2 |" in text and "open: mini, mini, −75% MACs" in text
+    assert text.splitlines()[3].startswith("| S2 |") and text.splitlines()[3].endswith("| open |")
+    put("js", 0.70, 0.71, 0.72, how="uniform")
+    put("js", 0.70, 0.71, 0.72, how="global")
+    assert "| open (global); open (uniform); open (-) |" in claims.verdicts(claims.PAPERS["SIRFP"], ledger.load())
     assert text.count("\n") == 2 + len(claims.PAPERS["SIRFP"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -94,13 +94,17 @@ def sentence(one: Outcome) -> str:
 
 
 def verdicts(claims: Iterable[Claim], records: Sequence[Record]) -> str:
-    """Markdown: one row a claim, with the verdict of every comparison."""
-    lines = ["| claim | says | in the paper | here |", "|" + " --- |" * 4]
+    """Markdown: one row a claim, with the verdict of every comparison, narrow enough for a phone."""
+    lines = ["| claim | says | here |", "|" + " --- |" * 3]
     for claim in claims:
         found = outcomes(claim, records)
-        words: Mapping[str, list[str]] = {}
-        for each in found:
-            words = {**words, each.word: [*words.get(each.word, []), title(each, found)]}
-        here = "; ".join(f"{word}: {' / '.join(where)}" for word, where in words.items()) or "open, no runs yet"
-        lines.append(f"| {claim.id} | {claim.says} | {claim.where} | {here} |")
+        words = [each.word if len(found) == 1 else f"{each.word} ({what_differs(each, found)})" for each in found]
+        lines.append(f"| {claim.id} | {claim.says} | {'; '.join(words) or 'open'} |")
     return "\n".join(lines) + "\n"
+
+
+def what_differs(one: Outcome, among: Sequence[Outcome]) -> str:
+    """The settings that set this comparison apart from the claim's others."""
+    names = dict.fromkeys(name for each in among for name in each.settings)
+    differ = [name for name in names if len({repr(each.settings.get(name)) for each in among}) > 1]
+    return ", ".join(f"{one.settings.get(name, '-')}" for name in differ)
