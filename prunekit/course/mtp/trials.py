@@ -14,6 +14,9 @@ The same channels may go in all. mtp and slimming cut where scales are small, at
 thinet (with its repair) and fpgm take the same fraction of every layer; each until its share of the MACs is left. A
 seed draws the order of training and the classifier's head. Runs that claims share are made once, in out/mtp-SEED; stop
 it and start it again: it goes on where it was.
+
+Read M1, M3, M5 and M6 with this in mind: in so few steps the penalty shrinks all scales alike and hardly reorders them,
+so that mtp and slimming cut nearly the same channels and differ in the weights that stay.
 """
 
 from __future__ import annotations
