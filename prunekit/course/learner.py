@@ -1,4 +1,4 @@
-"""What a learner has done: kept for this session, and in a file of theirs when they ask for it.
+"""What a learner has done: kept while the kernel runs, and in a file of theirs when they ask for it.
 
 progress(save=True)     from now on in data/progress.json, also in later sessions
 progress()              the table
@@ -52,7 +52,7 @@ def progress(*, save: bool | None = None) -> Card:
 
     The file lies in the data folder (PRUNEKIT_DATA, else data/) and stays on this machine. Never raises.
     """
-    where = "kept for this session only; `progress(save=True)` keeps it in a file of yours"
+    where = "kept only while this kernel runs; `progress(save=True)` keeps it in a file of yours"
     done = session().done
     try:
         if save is False:

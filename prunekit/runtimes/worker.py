@@ -143,6 +143,7 @@ def answer(order: dict[str, Any], networks: dict[str, Network], load: Load) -> d
 
 
 def main() -> None:
+    """Answer orders, a line of JSON each, until the parent closes the pipe."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a runtime prints must not mix with the answers
 

@@ -24,7 +24,7 @@ def solve(number: str) -> None:
 def test_nothing_is_written_unless_asked(data: Path):
     solve("01.1")
     card = progress()
-    assert "1 of " in card.text and "this session only" in card.text
+    assert "1 of " in card.text and "only while this kernel runs" in card.text
     assert not data.exists()
 
 
