@@ -101,7 +101,7 @@ def test_a_method_that_is_not_defined_here_is_left_out_with_the_reason(place: Pa
     bench.run(replace(TINY, methods=("slimming", "l1"), ratios=(0.5, 0.99)), scale="mini", root=None, out=place)
     said = capsys.readouterr().out
     assert "slimming 50% seed 0: left out, no batch norm follows 'fc1'" in said
-    assert "l1 99% seed 0: left out, asked to remove 99.0% of the macs" in said
+    assert "l1 99% seed 0: left out, asked to remove 99.00% of the macs" in said
     assert {r.method for r in ledger.load("bench")} == {"dense", "l1"}
 
 
