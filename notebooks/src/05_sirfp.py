@@ -953,15 +953,15 @@ claims.table("S2", "S3")
 # %% [markdown]
 # **Read it honestly.** S1 has two columns of ours. In *global*, each criterion also decides *how many* channels go from each
 # layer (one threshold); in *uniform* all layers give the same share, and only *which* ones is left to decide. SIRFP leads
-# clearly in the first and by little in the second. So is it only the sharing out? The last rows answer: random and FPGM's
-# channels *in SIRFP's widths*. They do better than with widths of their own, and still stay behind SIRFP's channels. Both
-# halves count here. The paper does not separate them.
+# clearly in the first and by little in the second, where the lead over Taylor is not shown. So is it only the sharing out?
+# The last rows answer: random and FPGM's channels *in SIRFP's widths*. FPGM gains from them (for random channels the seeds
+# leave it open), and both still stay behind SIRFP's own channels. Both halves count here. The paper does not separate them.
 #
 # S8 answers sections 3 and 8. Sums beat means by far: a mean hides how much a wide layer repeats. And softmax beats dividing
 # by the sum, so that amplitude counts.
 #
-# We remove 75 % where the paper removes 60 %: a network this small hardly suffers at 60 %. Slimming here has no sparse
-# training. A claim that is *not shown* at mini scale is not wrong at the paper's: its networks are a hundred times as large, its
+# We remove 75 % where the paper removes 60 %, to pull the methods further apart. Slimming here has no sparse training. All
+# runs start from one dense network. A claim that is *not shown* at mini scale is not wrong at the paper's: its networks are far larger, its
 # streets are real, its fine-tuning takes days. Nor does *reproduced* mean more than the
 # [rule](../book/claims.md) says. `prunekit run sirfp --scale full --dataset cityscapes` has every number of the paper's
 # Table 10; you need the data and a GPU.
