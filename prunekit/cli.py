@@ -12,21 +12,24 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
-from prunekit.course import bilevel_command as bilevel
-from prunekit.course import mtp_command as mtp
 from prunekit.course import site
+from prunekit.course.commands import bilevel, mtp, sirfp
 from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
 from prunekit.plan import How
-from prunekit.train.config import Precision
 
-TRIALS = {  # a claim's first letter -> its runs
-    letter: f"prunekit.course.{paper}.trials" for letter, paper in (("S", "sirfp"), ("M", "mtp"), ("B", "bilevel"))
+PAPERS = (sirfp, mtp, bilevel)
+TRIALS = {  # a claim, or the first letter of a paper's claims -> its runs
+    "S": "prunekit.course.sirfp.trials",
+    "M": "prunekit.course.mtp.trials",
+    "B": "prunekit.course.bilevel.trials",
 }
 DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
 
@@ -64,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     lab.set_defaults(do=run_lab, more=[])
 
     run = commands.add_parser("run", help="run a lesson's experiment outside the notebook")
-    add_experiments(run.add_subparsers(required=True, metavar="quickstart | bench | sirfp | mtp | bilevel | claims"))
+    papers = " | ".join(paper.__name__.rpartition(".")[2] for paper in PAPERS)
+    add_experiments(run.add_subparsers(required=True, metavar=f"quickstart | bench | {papers} | claims"))
 
     speed = commands.add_parser("bench", help="exported networks against each other on the runtimes of devices")
     speed.add_argument("files", nargs="+", type=Path, help="what prunekit.export wrote, e.g. dense.onnx small.onnx")
@@ -108,26 +112,8 @@ def add_experiments(experiments: Any) -> None:
     bench.add_argument("--how", choices=get_args(How), help="the planner (default: uniform)")
     bench.set_defaults(do=run_bench)
 
-    sirfp = experiments.add_parser("sirfp", parents=[common], help="lesson 05: redundancy by maps, progressive cuts")
-    sirfp.description = (
-        "Lesson 05's method on a data set: train while the observer looks on, then cut and fine-tune in steps. What is "
-        "not given here is in prunekit/course/sirfp/preset.py. Mini scale takes minutes on two cores; stop it, and "
-        "the same command goes on."
-    )
-    sirfp.add_argument("--model", help="e.g. deeplabv3, deeplabv3plus, pspnet")
-    sirfp.add_argument("--macs-ratio", type=float, help="fraction of the MACs to remove; the paper has 0.6, 0.7, 0.8")
-    sirfp.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of a training crop, pixels")
-    sirfp.add_argument("--steps", type=int, help="of each training")
-    sirfp.add_argument("--batch", type=int, help="images a step, over all processes")
-    sirfp.add_argument("--every", type=int, help="observe one step in so many")
-    sirfp.add_argument("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
-    sirfp.add_argument("--precision", choices=get_args(Precision), default="no")
-    sirfp.add_argument("--workers", type=int, default=0, help="processes that load pictures")
-    sirfp.add_argument("--seed", type=int, default=0)
-    sirfp.set_defaults(do=run_sirfp)
-
-    mtp.add_to(experiments, common).set_defaults(do=run_mtp)
-    bilevel.add_to(experiments, common).set_defaults(do=run_bilevel)
+    for paper in PAPERS:
+        paper.add_to(experiments, common).set_defaults(do=partial(run_paper, paper))
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
     claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8, M1 to M6")
@@ -195,16 +181,10 @@ def run_bench(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_sirfp(args: argparse.Namespace) -> int:
-    """The preset of the scale and data set, with what the command line says instead."""
-    from prunekit.course.sirfp import override, preset_of, run
-
-    scale = read_scale(args.scale)
-    given = {name: getattr(args, name) for name in ("model", "macs_ratio", "steps", "batch", "every", "pretrained")}
-    preset = override(preset_of(scale, args.dataset), size=tuple(args.size) if args.size else None, **given)
+def run_paper(paper: ModuleType, args: argparse.Namespace) -> int:
+    """A paper's experiment, see course/commands."""
     choose_ledger(args)
-    same = {name: getattr(args, name) for name in ("root", "out", "seed", "precision", "workers")}
-    run(preset, scale=scale, **same)
+    paper.run_with(args)
     return 0
 
 
@@ -215,11 +195,12 @@ def run_claims(args: argparse.Namespace) -> int:
     choose_ledger(args)
     for claim in args.claims:
         claims.known(claim)
-    for letter in dict.fromkeys(claim[0] for claim in args.claims):
-        wanted, trials = [claim for claim in args.claims if claim[0] == letter], TRIALS.get(letter)
-        if trials is None or find_spec(trials) is None:
+    homes = {claim: TRIALS.get(claim) or TRIALS.get(claim[0]) for claim in args.claims}
+    for home in dict.fromkeys(homes.values()):
+        wanted = [claim for claim, where in homes.items() if where == home]
+        if home is None or find_spec(home) is None:
             raise InputError(f"no runs for {wanted[0]!r}; its paper's experiments are not claims' runs yet.")
-        import_module(trials).run(wanted, seeds=args.seeds, out=args.out / "claims")
+        import_module(home).run(wanted, seeds=args.seeds, out=args.out / "claims")
     print(claims.table(*args.claims))
     return 0
 
@@ -240,20 +221,6 @@ def run_speed(args: argparse.Namespace) -> int:
     for gap in missed:
         print(f"prunekit: {gap.runtime}: {gap.why}", file=sys.stderr)
     return 1 if missed else 0
-
-
-def run_mtp(args: argparse.Namespace) -> int:
-    """MTP's experiment."""
-    choose_ledger(args)
-    mtp.run_with(args)
-    return 0
-
-
-def run_bilevel(args: argparse.Namespace) -> int:
-    """The preset of the scale and data set, with what the command line says instead."""
-    choose_ledger(args)
-    bilevel.run_with(args)
-    return 0
 
 
 def choose_ledger(args: argparse.Namespace) -> None:

@@ -69,8 +69,8 @@ def record(
         scale=read_scale(scale),
         method=method,
         seed=seed,
-        settings={k: _plain(v, k) for k, v in (settings or {}).items()},
-        metrics={k: _plain(v, k) for k, v in metrics.items()},
+        settings={k: plain(v, k) for k, v in (settings or {}).items()},
+        metrics={k: plain(v, k) for k, v in metrics.items()},
         seconds=round(seconds, 3),
         device=device_name(pick_device()),
         versions=versions(),
@@ -140,13 +140,13 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
 
 
-def _plain(value: Any, name: str) -> Any:
+def plain(value: Any, name: str) -> Any:
     """Only what JSON holds: numbers, text, lists, dictionaries, None."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
-        return {str(k): _plain(v, name) for k, v in value.items()}
+        return {str(k): plain(v, name) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v, name) for v in value]
+        return [plain(v, name) for v in value]
     if isinstance(value, float) and math.isnan(value):
         return None
     if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):

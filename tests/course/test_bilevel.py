@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from layouts import CITY, publish
 import prunekit as pk
 from prunekit import cli
 from prunekit.course import ledger
-from prunekit.course.bilevel import MODELS, PAPER, override, preset_of
-from prunekit.course.bilevel.experiment import READERS
+from prunekit.course.bilevel import BILEVEL, MODELS, PAPER, override, preset_of
+from prunekit.course.experiments import READERS
 from prunekit.errors import InputError
 from prunekit.models.deeplab import deeplabv3_mini
 
@@ -29,7 +30,7 @@ def test_full_scale_goes_to_the_papers_small_network(name: str) -> None:
     small = next(row for key, row in rows.items() if key.startswith("Ours-Small"))
     assert (1 - preset.macs_ratio) * rows[TARGETS[name]].macs == pytest.approx(small.macs, rel=0.01)
     with torch.device("meta"):
-        model = MODELS[preset.model](len(READERS[preset.dataset].CLASSES)).eval()
+        model = MODELS[preset.model](len(READERS[preset.dataset][0].CLASSES)).eval()
     macs = pk.profiling.count_macs(model, torch.zeros(1, 3, *preset.size, device="meta"))
     assert macs == pytest.approx(
         1e9 * rows[TARGETS[name]].macs, rel=0.12
@@ -56,7 +57,10 @@ def command(root: Path, out: Path, *more: str) -> list[str]:
     return f"run bilevel --scale full --dataset cityscapes --root {root} --out {out} {tiny}".split() + list(more)
 
 
-def test_the_command_searches_resumes_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_searches_resumes_and_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BILEVEL["full"], "cityscapes", replace(preset_of("full", "cityscapes"), short_side=None))
     root, out = publish(CITY, tmp_path / "set"), tmp_path / "out"
     assert cli.main(command(root, out)) == 0
     said = capsys.readouterr().out

@@ -13,6 +13,7 @@ import torch
 from prunekit import cli
 from prunekit.core import PruningPlan
 from prunekit.course import claims, ledger
+from prunekit.course.experiments import streets
 from prunekit.course.mtp import choices, data, lab, trials
 from prunekit.course.mtp.lab import Lab, Way
 from prunekit.course.mtp.networks import classifier_of, segmenter_of
@@ -33,7 +34,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     short = {name: replace(getattr(given, name), steps=2, batch=4) for name in names}
     short = replace(given, **short, settings=replace(given.settings, rounds=2))
     monkeypatch.setattr(trials, "preset", lambda: short)
-    monkeypatch.setattr(data, "load_task", partial(load_task, train_count=64, test_count=10))
+    monkeypatch.setattr(streets, "load_task", partial(load_task, train_count=64, test_count=10))
     monkeypatch.setattr(data, "SceneCrops", lambda count, **given: SceneCrops(10, **given))
     yield
 
@@ -48,8 +49,8 @@ def test_the_runs_are_those_that_the_claim_and_the_paper_compare(claim: str):
 
 def test_a_run_that_claims_share_is_made_once():
     runs = trials.trials(CLAIMS, 2)
-    shared = runs[0, trials.OURS]
-    assert {claim for claim, _ in shared} == set(CLAIMS) and ("M4", "standard") in shared
+    named = [(row.claim, row.method) for row in runs[0, trials.OURS]]
+    assert {claim for claim, _ in named} == set(CLAIMS) and ("M4", "standard") in named
     assert sum(map(len, runs.values())) == 2 * sum(map(len, trials.WAYS.values()))
     assert [seed for seed, _ in runs] == sorted(seed for seed, _ in runs), "a seed is whole before the next"
     with pytest.raises(InputError, match="no runs for 'M7'"):
@@ -111,7 +112,10 @@ def test_a_run_ends_as_records_of_every_claim_and_is_not_made_twice(
     (accuracy,), (kept,) = ledger.load("M4"), ledger.load("M6")
     assert 0 <= accuracy.metrics["miou"] < 1 and 0.45 < accuracy.metrics["macs_share"] <= 0.5
     assert kept.metrics == {"kept": accuracy.metrics["widths"]["backbone.body.layer4.0.conv1"] / 96}
-    assert accuracy.settings["tune_segment"] == [2, 4] and "1/1 Way(" in capsys.readouterr().out
+    assert (
+        accuracy.settings["tune_segment"] == [2, 4]
+        and "1/1 M4 no classification, M6 last stage 0.5x, seed 0: " in capsys.readouterr().out
+    )
     trials.run(["M4", "M6"], seeds=1, out=tmp_path)
     assert capsys.readouterr().out == "" and len(ledger.load()) == 2
 

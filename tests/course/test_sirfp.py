@@ -130,12 +130,12 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch):
 
 def test_pictures_are_scored_at_their_own_size(tmp_path: Path):
     preset = override(preset_of("full", "ade20k"), size=(8, 8), short_side=8)
-    found = road.sources(preset, publish(ADE, tmp_path))
+    found, balanced = road.sources(preset, publish(ADE, tmp_path))
     image, mask = found.test[0]
     assert image.shape == (3, 8, 12) and mask.shape == (16, 24)
     image, mask = found.train[0]
     assert image.shape == (3, 8, 8) and mask.shape == (8, 8)
-    image, target = found.balanced[0]
+    image, target = balanced[0]
     assert image.shape == (3, 8, 8) and target["mask"].shape == (8, 8) and target["drawn"] == 0
     with pytest.raises(DataError):
         road.sources(preset, tmp_path / "nowhere")

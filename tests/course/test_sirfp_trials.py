@@ -79,6 +79,6 @@ def test_a_run_ends_as_records_and_is_not_made_twice(
     (entry,) = ledger.load("S2")
     dense_macs = 307_283_968
     assert entry.method == "dot" and 0.2 * dense_macs < entry.metrics["macs"] <= 0.25 * dense_macs
-    assert 0 < entry.metrics["miou"] < 1 and "1/1 S2 dot global seed 0" in capsys.readouterr().out
+    assert 0 < entry.metrics["miou"] < 1 and "1/1 S2 dot, seed 0: miou" in capsys.readouterr().out
     trials.run(["S2"], seeds=1, out=tmp_path)
     assert capsys.readouterr().out == "" and len(ledger.load("S2")) == 1

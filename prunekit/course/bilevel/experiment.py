@@ -27,23 +27,19 @@ from torch.utils.data import DataLoader, Subset
 from prunekit.core import Groups, PruningPlan
 from prunekit.course import ledger
 from prunekit.course.bilevel.preset import MODELS, Bilevel
+from prunekit.course.experiments import costs, image_loader, own_device, pictures, segmentation
 from prunekit.course.presets import Scale
-from prunekit.course.sirfp.experiment import own_device, train_config
-from prunekit.course.tasks import Task, load_task
-from prunekit.data.real import ADE20K, VOC2012, Cityscapes, Pictures
-from prunekit.data.transforms import eval_transform, train_transform
-from prunekit.errors import DataError
+from prunekit.course.tasks import Task
 from prunekit.methods import bilevel, eagleeye, l1
 from prunekit.metrics import evaluate
 from prunekit.models import zoo
-from prunekit.plan import budget_plan, plan_macs, plan_params
+from prunekit.plan import budget_plan
 from prunekit.progressive.store import Store, identity
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
-from prunekit.train import TrainConfig, finetune, segmentation_loss
+from prunekit.train import TrainConfig, finetune
 from prunekit.train.config import Precision
 
 CLAIM = "bilevel"
-READERS: dict[str, type[Pictures]] = {"ade20k": ADE20K, "cityscapes": Cityscapes, "voc": VOC2012}
 
 
 @dataclass(frozen=True)
@@ -70,10 +66,10 @@ def run(
 
     precision: of the training, "no" or "bf16". Raises the errors of `learn_plan`, `finetune` and of the readers.
     """
-    start, task = time.perf_counter(), pictures(preset, root)
+    start, task = time.perf_counter(), task_of(preset, root)
     model = dense_model(preset, len(task.classes), seed=seed).to(own_device())
     stretches = {name: s for name in ("pretrain", "search", "tune") if (s := getattr(preset, name)) is not None}
-    configs = {name: train_config(s, seed=seed, precision=precision) for name, s in stretches.items()}
+    configs = {name: s.config(seed=seed, precision=precision) for name, s in stretches.items()}
     folder = out / f"{preset.method}-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
     store = Store(folder, configs["tune"])
     # of the class, its plain numbers: another beta is another run
@@ -81,11 +77,12 @@ def run(
     store.refuse_another(identity(model, criterion, [preset.macs_ratio], list(configs.values())))
 
     def train(name: str, network: nn.Module, to: str) -> nn.Module:
-        loader = _loader(task, stretches[name].batch, workers)
+        loader = image_loader(task.train, stretches[name].batch, workers=workers)
         return finetune(network, loader, configs[name], loss_fn=task.loss, checkpoint=folder / to).model
 
     def measured(name: str, network: nn.Module) -> dict[str, Any]:
-        return store.once(name, lambda: json.dumps(_measured(network, task, preset, workers)), json.loads)
+        look = partial(segmentation, test=task.test, classes=len(task.classes), workers=workers)
+        return store.once(name, lambda: json.dumps(look(network)), json.loads)
 
     if "pretrain" in stretches:
         model = train("pretrain", model, "dense")
@@ -98,22 +95,18 @@ def run(
     cut = measured("cut.json", small)
     small = train("tune", small, "tuned")
     tuned = measured("tuned.json", small)
-    metrics = {**tuned, "miou_dense": dense["miou"], "miou_cut": cut["miou"], **_costs(groups, plan), **search}
+    metrics = {**tuned, "miou_dense": dense["miou"], "miou_cut": cut["miou"], **costs(groups, plan), **search}
     store.by_one(lambda: save_pruned(folder / "small", small, [plan]))
     store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - start))
     return Outcome(small, plan, metrics, certificate)
 
 
-def pictures(preset: Bilevel, root: Path | None) -> Task:
-    """The preset's data. DataError when the folder is not what it should be."""
-    if preset.dataset not in READERS:
-        return load_task(preset.dataset, size=preset.size, root=root)
-    if root is None:
-        raise DataError(f"where is {preset.dataset}? Give its folder: --root PATH.")
-    reader = READERS[preset.dataset]
-    train = reader(root, reader.SPLITS[0], transform=train_transform(preset.size, scale=(0.5, 2.0)))
-    test = reader(root, reader.SPLITS[1], transform=partial(_small_image, preset.short_side))
-    return Task(preset.dataset, train, test, reader.CLASSES, reader.PALETTE, segmentation_loss)
+def task_of(preset: Bilevel, root: Path | None) -> Task:
+    """The preset's data; of VOC 2012 the 1,464 pictures that the paper names. DataError when the folder is not what it
+    should be.
+    """
+    split = "train" if preset.dataset == "voc" else None
+    return pictures(preset.dataset, root, size=preset.size, short_side=preset.short_side, split=split)
 
 
 def dense_model(preset: Bilevel, classes: int, *, seed: int) -> nn.Module:
@@ -128,7 +121,7 @@ def _planned(
     preset: Bilevel, model: nn.Module, groups: Groups, task: Task, config: TrainConfig, store: Store, workers: int
 ) -> tuple[nn.Module, PruningPlan, dict[str, Any]]:
     """The network to prune, the plan, and what the search took. The other methods train as long, unmasked, first."""
-    folder, loader = store.folder, _loader(task, preset.search.batch, workers)
+    folder, loader = store.folder, image_loader(task.train, preset.search.batch, workers=workers)
     common = {"loss_fn": task.loss, "checkpoint": folder / "search"}
     start = time.perf_counter()
     if preset.method == "bilevel":
@@ -158,32 +151,6 @@ def _planned(
         )
     plan = store.once("plan.json", lambda: make().to_json(), PruningPlan.from_json)
     return model, plan, {"search_steps": config.steps, "search_seconds": time.perf_counter() - start}
-
-
-def _costs(groups: Groups, plan: PruningPlan) -> dict[str, float]:
-    dense, macs = plan_macs(groups, PruningPlan({}, {})), plan_macs(groups, plan)
-    return {"macs": macs, "params": plan_params(groups, plan), "macs_removed": 1 - macs / dense}
-
-
-def _measured(model: nn.Module, task: Task, preset: Bilevel, workers: int) -> dict[str, Any]:
-    """mIoU, pixel accuracy and each class's IoU (None: the class does not occur) on the test pictures."""
-    batch = 1 if preset.dataset in READERS else 25  # real sets have pictures of many sizes
-    found = evaluate(model, DataLoader(task.test, batch, num_workers=workers), len(task.classes))
-    iou = [None if value != value else value for value in found.iou]
-    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy, "iou": iou}
-
-
-def _loader(task: Task, batch: int, workers: int) -> DataLoader[Any]:
-    return DataLoader(task.train, batch, shuffle=True, num_workers=workers, pin_memory=torch.cuda.is_available())
-
-
-def _small_image(short_side: int | None, image: Any, mask: Any) -> Any:
-    """Resize the image alone: predictions are brought back to the label map's own size, as a benchmark wants."""
-    from torchvision.transforms import v2
-
-    if short_side is not None:
-        image = v2.Resize(short_side, antialias=True)(image)
-    return eval_transform()(image, mask)
 
 
 def _record(preset: Bilevel, metrics: dict[str, Any], *, scale: Scale, seed: int, seconds: float) -> None:

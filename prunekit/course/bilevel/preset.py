@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
 from prunekit.course.presets import Scale
-from prunekit.course.sirfp.preset import Stretch
 from prunekit.errors import InputError
 from prunekit.methods.bilevel import MaskConfig
 from prunekit.models import zoo
@@ -105,11 +105,7 @@ class Bilevel:
     short_side: int | None = None
 
 
-def _adamw(steps: int, batch: int, lr: float) -> Stretch:
-    return Stretch(steps, batch, lr, weight_decay=0.01, optimizer="adamw")
-
-
-_MINI, _TOPFORMER = _adamw(150, 16, 0.002), "topformer_base"
+_MINI, _TOPFORMER = adamw(150, 16, 0.002), "topformer_base"
 
 BILEVEL: dict[Scale, dict[str, Bilevel]] = {
     "mini": {"scenes": Bilevel("scenes", "deeplabv3_mini", (64, 128), search=_MINI, tune=_MINI)},
@@ -118,9 +114,9 @@ BILEVEL: dict[Scale, dict[str, Bilevel]] = {
             "camvid",
             "topformer_mini",
             (240, 320),
-            pretrain=_adamw(2000, 8, 0.003),
-            search=_adamw(600, 8, 0.001),
-            tune=_adamw(800, 8, 0.002),
+            pretrain=adamw(2000, 8, 0.003),
+            search=adamw(600, 8, 0.001),
+            tune=adamw(800, 8, 0.002),
         )
     },
     "full": {
@@ -128,9 +124,9 @@ BILEVEL: dict[Scale, dict[str, Bilevel]] = {
             "ade20k",
             _TOPFORMER,
             (512, 512),
-            pretrain=_adamw(160000, 16, 0.00012),
-            search=_adamw(20000, 16, 0.00012),
-            tune=_adamw(140000, 16, 0.00012),
+            pretrain=adamw(160000, 16, 0.00012),
+            search=adamw(20000, 16, 0.00012),
+            tune=adamw(140000, 16, 0.00012),
             macs_ratio=1 / 3,
             short_side=512,
         ),
@@ -138,9 +134,9 @@ BILEVEL: dict[Scale, dict[str, Bilevel]] = {
             "cityscapes",
             _TOPFORMER,
             (512, 1024),
-            pretrain=_adamw(80000, 16, 0.0003),
-            search=_adamw(10000, 16, 0.0003),
-            tune=_adamw(70000, 16, 0.0003),
+            pretrain=adamw(80000, 16, 0.0003),
+            search=adamw(10000, 16, 0.0003),
+            tune=adamw(70000, 16, 0.0003),
             macs_ratio=1 / 3,
             short_side=512,
         ),
@@ -148,9 +144,9 @@ BILEVEL: dict[Scale, dict[str, Bilevel]] = {
             "voc",
             _TOPFORMER,
             (512, 512),
-            pretrain=_adamw(40000, 16, 0.0003),
-            search=_adamw(5000, 16, 0.0003),
-            tune=_adamw(35000, 16, 0.0003),
+            pretrain=adamw(40000, 16, 0.0003),
+            search=adamw(5000, 16, 0.0003),
+            tune=adamw(35000, 16, 0.0003),
             macs_ratio=1 / 3,
         ),
         "cityscapes-deeplab": Bilevel(
@@ -169,20 +165,17 @@ BILEVEL: dict[Scale, dict[str, Bilevel]] = {
 
 def preset_of(scale: Scale, name: str | None = None) -> Bilevel:
     """The scale's preset of this name, the first one without a name. InputError with the names there are."""
-    there = BILEVEL[scale]
-    if name is not None and name not in there:
-        raise InputError(f"no preset for {name!r} at {scale} scale; there are: {', '.join(there)}.")
-    return there[name or next(iter(there))]
+    return choose(BILEVEL, scale, name)
 
 
 def override(preset: Bilevel, **given: Any) -> Bilevel:
     """The preset with what is not None instead; steps and batch go to every training, the masks' names to masks."""
     given = {name: value for name, value in given.items() if value is not None}
+    positive(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     known = MaskConfig.__dataclass_fields__
     masks = replace(preset.masks, **{name: given.pop(name) for name in list(given) if name in known})
-    if given.get("model", preset.model) not in (*MODELS, *zoo.BUILDERS):
-        raise InputError(f"no network {given['model']!r}; there are: {', '.join({**MODELS, **zoo.BUILDERS})}.")
+    pick_model(given.get("model", preset.model), {**MODELS, **zoo.BUILDERS})
     if given.get("method", preset.method) not in get_args(Method):
         raise InputError(f"no method {given['method']!r}; there are: {', '.join(get_args(Method))}.")
     stretches = {name: getattr(preset, name) for name in ("pretrain", "search", "tune")}

@@ -11,7 +11,6 @@ Stop it and start it again with the same arguments: it goes on where it was. Fil
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -23,18 +22,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from prunekit.core import PruningPlan
+from prunekit.course import experiments as shared
 from prunekit.course import ledger
+from prunekit.course.experiments import Stretch
 from prunekit.course.mtp import data
 from prunekit.course.mtp.networks import backbone_path, classifier_of, segmenter_of
-from prunekit.course.mtp.preset import Mtp, Stretch
+from prunekit.course.mtp.preset import Mtp
 from prunekit.course.presets import Scale
 from prunekit.methods import mtp
-from prunekit.metrics import evaluate, top1
+from prunekit.metrics import top1
 from prunekit.multiscale import MultiScale
-from prunekit.plan import plan_macs, plan_params
 from prunekit.progressive import Training
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
-from prunekit.train import TrainConfig, classification_loss, finetune
+from prunekit.train import classification_loss, finetune
 from prunekit.train.config import Precision
 
 CLAIM = "mtp"
@@ -76,7 +76,7 @@ def run(
 
     Raises the errors of the readers, of finetune and of mtp.alternate.
     """
-    begun, first = time.perf_counter(), int(os.environ.get("RANK", "0")) == 0  # set by accelerate launch and torchrun
+    begun, first = time.perf_counter(), shared.first_process()
     pictures, things = data.scenes(preset, roots[0]), data.objects(preset, roots[1], classification_loss)
     folder = out / f"mtp-{preset.dataset}-{preset.model}-{preset.percentage:g}-{seed}"
     learn = partial(training, seed=seed, precision=precision, workers=workers)
@@ -118,11 +118,8 @@ def run(
     if first:
         plan.save(folder / "plan.json")
         save_pruned(folder / "small", small[1], plan)
-        costs = [(plan_macs(groups, p), plan_params(groups, p)) for p in (PruningPlan({}, {}), plan)]
         dense = {f"{name}_dense": v for name, v in measure(classifier, segmenter).items() if name != "iou"}
-        metrics = {**measure(*small), **dense, "macs": costs[1][0], "params": costs[1][1]}
-        metrics["macs_removed"] = 1 - costs[1][0] / costs[0][0]
-        metrics["params_removed"] = 1 - costs[1][1] / costs[0][1]
+        metrics = {**measure(*small), **dense, **shared.costs(groups, plan)}
         metrics["residual"] = [one.relative for one in sparse.history]
     done = Outcome(*small, plan, certificate, sparse.history, metrics)
     if first:
@@ -132,18 +129,7 @@ def run(
 
 def training(stretch: Stretch, source: data.Source, *, seed: int, precision: Precision, workers: int) -> Training:
     """What `finetune` takes."""
-    config = TrainConfig(
-        steps=stretch.steps,
-        lr=stretch.lr,
-        optimizer=stretch.optimizer,
-        weight_decay=stretch.weight_decay,
-        schedule=stretch.schedule,
-        mixed_precision=precision,
-        seed=seed,
-    )
-    pin = torch.cuda.is_available()
-    loader = DataLoader(source.train, stretch.batch, shuffle=True, num_workers=workers, pin_memory=pin)
-    return Training(config, loader, source.loss)
+    return shared.training(stretch, source.train, source.loss, seed=seed, precision=precision, workers=workers)
 
 
 def trained(model: nn.Module, task: Training, folder: Path) -> nn.Module:
@@ -162,16 +148,10 @@ def measured(
 ) -> dict[str, Any]:
     """mIoU, pixel accuracy, each class's IoU (None: it does not occur), top-1; with scales, multi-scale mIoU."""
     device = "cuda" if torch.cuda.is_available() else None
-    batch = 1 if preset.dataset in data.READERS else 25  # real sets have pictures of many sizes
-    test = DataLoader(pictures.test, batch, num_workers=workers)
-    found = evaluate(segmenter, test, pictures.classes, device=device)
-    iou = [None if value != value else value for value in found.iou]
+    look = partial(shared.segmentation, test=pictures.test, classes=pictures.classes, workers=workers, device=device)
     accuracy = top1(classifier, DataLoader(things.test, 100, num_workers=workers), device=device)
-    several = {}
-    if preset.scales:
-        looks = MultiScale(segmenter, preset.scales)
-        several = {"miou_multiscale": evaluate(looks, test, pictures.classes, device=device).miou}
-    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy, "iou": iou, "top1": accuracy, **several}
+    several = {"miou_multiscale": look(MultiScale(segmenter, preset.scales))["miou"]} if preset.scales else {}
+    return {**look(segmenter), "top1": accuracy, **several}
 
 
 def _report(done: Outcome, preset: Mtp, folder: Path, *, scale: Scale, seed: int, seconds: float) -> None:

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from prunekit.core import Groups, PruningPlan
+from prunekit.course.experiments import Stretch
 from prunekit.course.mtp import data
 from prunekit.course.mtp.choices import chosen, kept_share, score_batches
 from prunekit.course.mtp.experiment import measured, trained, training
 from prunekit.course.mtp.networks import backbone_path, classifier_of, segmenter_of
-from prunekit.course.mtp.preset import Mtp, Stretch
+from prunekit.course.mtp.preset import Mtp
 from prunekit.methods import mtp, slimming
 from prunekit.methods.mtp.thresholds import How
 from prunekit.plan import plan_macs

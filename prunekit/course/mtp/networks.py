@@ -9,8 +9,9 @@ import timm
 import torch
 from torch import nn
 
+from prunekit.course.experiments import fetched
 from prunekit.course.mtp.preset import BODIES, MODELS, Mtp
-from prunekit.errors import DataError, DownloadError
+from prunekit.errors import DataError
 from prunekit.models import zoo
 from prunekit.models.backbone import Backbone
 from prunekit.models.classifier import Classifier
@@ -24,10 +25,7 @@ def segmenter_of(preset: Mtp, classes: int, *, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if preset.model not in MODELS:
         return zoo.load(preset.model) if preset.dataset == "scenes" else zoo.build(preset.model, classes=classes)
-    try:
-        return MODELS[preset.model](classes, pretrained=preset.pretrained)
-    except OSError as err:
-        raise DownloadError(_offline(err)) from err
+    return fetched(lambda: MODELS[preset.model](classes, pretrained=preset.pretrained))
 
 
 def classifier_of(preset: Mtp, segmenter: nn.Module, classes: int, *, seed: int) -> Classifier:
@@ -40,10 +38,7 @@ def classifier_of(preset: Mtp, segmenter: nn.Module, classes: int, *, seed: int)
     assert isinstance(backbone, Backbone)
     classifier = Classifier(copy.deepcopy(backbone), classes)
     if preset.pretrained and preset.model in BODIES:
-        try:
-            body: Any = timm.create_model(BODIES[preset.model], pretrained=True)
-        except OSError as err:
-            raise DownloadError(_offline(err)) from err
+        body: Any = fetched(lambda: timm.create_model(BODIES[preset.model], pretrained=True))
         head = body.get_classifier()
         if head.out_features != classes:
             raise DataError(
@@ -57,10 +52,3 @@ def classifier_of(preset: Mtp, segmenter: nn.Module, classes: int, *, seed: int)
 def backbone_path(segmenter: nn.Module) -> str:
     """The name of its backbone: "backbone", in BiSeNet "context.backbone"."""
     return next(name for name, module in segmenter.named_modules() if isinstance(module, Backbone))
-
-
-def _offline(err: OSError) -> str:
-    return (
-        f"timm cannot fetch the backbone's ImageNet weights ({str(err).splitlines()[0]}). Run once with a network, "
-        "they are kept; or pass --no-pretrained, which costs much accuracy."
-    )

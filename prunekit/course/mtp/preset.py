@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
 from prunekit.course.presets import Scale
-from prunekit.errors import InputError
 from prunekit.methods.mtp import Settings
 from prunekit.methods.mtp.thresholds import How
 from prunekit.models import zoo
@@ -25,7 +25,6 @@ from prunekit.models.bisenet import bisenet
 from prunekit.models.deeplab import deeplabv3
 from prunekit.models.pspnet import pspnet
 from prunekit.multiscale import SCALES
-from prunekit.train.config import Optimizer, Schedule
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3_r101": partial(deeplabv3, backbone="resnet101", output_stride=16, aux=False, fuse=False),
@@ -35,18 +34,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 BODIES = {"deeplabv3_r101": "resnet101", "bisenet_r18": "resnet18", "pspnet_r50": "resnet50s"}  # timm's names
 IMAGES = {"voc": 10_582, "cityscapes": 2_975, "ade20k": 20_210, "imagenet": 1_281_167}  # of training
 Objects = Literal["crops", "tinyimagenet", "imagenet"]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """One training. batch: images a step, over all processes. steps 0: none, the network comes trained."""
-
-    steps: int
-    batch: int
-    lr: float
-    schedule: Schedule = "poly"
-    optimizer: Optimizer = "sgd"
-    weight_decay: float = 1e-4
 
 
 @dataclass(frozen=True)
@@ -118,17 +105,16 @@ def _full(
 
 
 def _mini(model: str, aux_weight: float) -> Mtp:
-    tune = partial(Stretch, schedule="cosine", optimizer="adamw", weight_decay=0.01)
     return Mtp(
         "scenes",
         model,
         (64, 128),
-        pretrain=tune(60, 64, 0.002),
+        pretrain=adamw(60, 64, 0.002),
         dense=Stretch(0, 16, 0.003),
         classify=Stretch(100, 64, 0.02, schedule="linear"),
         segment=Stretch(100, 16, 0.02, schedule="linear"),
-        tune_classify=tune(40, 64, 0.002),
-        tune_segment=tune(150, 16, 0.003),
+        tune_classify=adamw(40, 64, 0.002),
+        tune_segment=adamw(150, 16, 0.003),
         objects="crops",
         side=32,
         settings=Settings(rounds=10, alpha1=0.05, alpha2=0.05, mu=0.1, rho=1.8),
@@ -137,19 +123,18 @@ def _mini(model: str, aux_weight: float) -> Mtp:
 
 
 def _small(model: str, aux_weight: float) -> Mtp:
-    tune = partial(Stretch, schedule="cosine", optimizer="adamw", weight_decay=0.01)
     return replace(
         _mini(model, aux_weight),
         dataset="camvid",
         size=(240, 320),
         objects="tinyimagenet",
         side=64,
-        pretrain=tune(4000, 128, 0.003),
-        dense=tune(2000, 8, 0.003),
+        pretrain=adamw(4000, 128, 0.003),
+        dense=adamw(2000, 8, 0.003),
         classify=Stretch(1000, 128, 0.02, schedule="linear"),
         segment=Stretch(500, 8, 0.02, schedule="linear"),
-        tune_classify=tune(1000, 128, 0.002),
-        tune_segment=tune(800, 8, 0.003),
+        tune_classify=adamw(1000, 128, 0.002),
+        tune_segment=adamw(800, 8, 0.003),
         settings=Settings(rounds=10, alpha1=0.005, alpha2=0.005, mu=0.1, rho=1.8),
     )
 
@@ -204,10 +189,7 @@ MTP: dict[Scale, dict[str, Mtp]] = {
 
 def preset_of(scale: Scale, name: str | None = None) -> Mtp:
     """The scale's preset by name, the first one without. InputError with the names there are."""
-    there = MTP[scale]
-    if name is not None and name not in there:
-        raise InputError(f"no preset for {name!r} at {scale} scale; there are: {', '.join(there)}.")
-    return there[name or next(iter(there))]
+    return choose(MTP, scale, name)
 
 
 def override(preset: Mtp, **given: Any) -> Mtp:
@@ -215,9 +197,10 @@ def override(preset: Mtp, **given: Any) -> Mtp:
     a multiple of the rounds; rounds: of the alternation.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    positive(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
-    if "model" in given and given["model"] not in (*MODELS, *zoo.BUILDERS):
-        raise InputError(f"no network {given['model']!r}; there are: {', '.join([*MODELS, *zoo.BUILDERS])}.")
+    if "model" in given:
+        pick_model(given["model"], MODELS, zoo.BUILDERS)
     if "rounds" in given:
         given["settings"] = replace(preset.settings, rounds=given.pop("rounds"))
     stretches = {name: value for name, value in vars(preset).items() if isinstance(value, Stretch)}

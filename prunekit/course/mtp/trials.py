@@ -21,17 +21,15 @@ so that mtp and slimming cut nearly the same channels and differ in the weights 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunekit.course import ledger
+from prunekit.course.experiments import Row, carry_out, runs_of
 from prunekit.course.mtp import data
 from prunekit.course.mtp.lab import STAGES, Lab, Way
 from prunekit.course.mtp.preset import Mtp, preset_of
-from prunekit.errors import InputError
 from prunekit.train import classification_loss
 
 METHODS = ("mtp", "slimming", "uniform", "thinet", "fpgm")
@@ -90,36 +88,24 @@ def settings(given: Mtp) -> dict[str, Any]:
     }
 
 
-def trials(claims: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[tuple[str, str]]]:
-    """(seed, run) -> the (claim, method)s that it is for, seed by seed. InputError for a claim without runs."""
-    wanted: dict[tuple[int, Way], list[tuple[str, str]]] = {}
-    for seed in range(seeds):
-        for claim in claims:
-            if claim not in WAYS:
-                raise InputError(f"no runs for {claim!r}; there are: {', '.join(WAYS)}.")
-            for method, way in WAYS[claim].items():
-                wanted.setdefault((seed, way), []).append((claim, method))
-    return wanted
+def trials(claims: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[Row]]:
+    """(seed, run) -> the records that it is for, seed by seed. InputError for a claim without runs, or no seed."""
+    same = settings(preset())
+    return runs_of(claims, WAYS, seeds=seeds, settings=lambda claim, way: same)
 
 
 def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
     """Do what the ledger does not hold yet, one record for every claim that a run is for."""
     given, todo = preset(), trials(claims, seeds)
-    same = settings(given)
-    done = {(e.claim, e.method, e.seed) for e in ledger.load() if e.scale == "mini" and e.settings == same}
-    pictures = data.scenes(given, None)
-    things = data.objects(given, None, classification_loss)
-    for number, ((seed, way), names) in enumerate(todo.items(), 1):
-        missing = [(claim, method) for claim, method in names if (claim, method, seed) not in done]
-        if not missing:
-            continue
-        start = time.perf_counter()
-        found = Lab(given, pictures, things, seed, out / f"mtp-{seed}").measure(way)
-        seconds = time.perf_counter() - start
-        for claim, method in missing:
-            metrics = {"kept": found["kept"][method.rsplit(" ", 1)[0]]} if claim == "M6" else found
-            ledger.record(
-                claim, method=method, seed=seed, settings=same, metrics=metrics, seconds=seconds, scale="mini"
-            )
-        shown = f"mIoU {found['miou']:.3f}, top-1 {found['top1']:.3f}, {found['macs_share']:.2f} of the MACs"
-        print(f"{number}/{len(todo)} {way} seed {seed}: {shown}, {seconds:.0f} s", flush=True)
+    pictures, things = data.scenes(given, None), data.objects(given, None, classification_loss)
+
+    def do(one: tuple[int, Way]) -> dict[str, Any]:
+        seed, way = one
+        return Lab(given, pictures, things, seed, out / f"mtp-{seed}").measure(way)
+
+    carry_out(todo, do, of=kept)
+
+
+def kept(row: Row, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """M6 asks for the share of channels that one part of the network keeps, the others for everything."""
+    return {"kept": found["kept"][row.method.rsplit(" ", 1)[0]]} if row.claim == "M6" else found

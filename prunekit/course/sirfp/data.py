@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from prunekit.course.experiments import READERS, pictures, whole_pictures
 from prunekit.course.sirfp.preset import Sirfp
-from prunekit.course.tasks import load_task
+from prunekit.course.tasks import Task
 from prunekit.data.crops import BalancedCrops
-from prunekit.data.real import ADE20K, CamVid, Cityscapes, COCOStuff10k, Pictures
-from prunekit.data.transforms import eval_transform, train_transform
-from prunekit.errors import DataError
-from prunekit.train import segmentation_loss
-
-READERS: dict[str, type[Pictures]] = {"cityscapes": Cityscapes, "ade20k": ADE20K, "cocostuff10k": COCOStuff10k}
-SCALES = (0.5, 2.0)  # of random resizing, as in the released code of DCFP and SIRFP
+from prunekit.data.real import CamVid
+from prunekit.data.transforms import train_transform
 
 
-@dataclass(frozen=True)
-class Sources:
-    """train: crops with masks. balanced: class-balanced crops. test: whole pictures. loss: of the pre-training."""
+def sources(preset: Sirfp, root: Path | None) -> tuple[Task, Dataset[Any]]:
+    """The preset's data, and class-balanced crops of the same pictures.
 
-    train: Dataset[Any]
-    balanced: Dataset[Any]
-    test: Dataset[Any]
-    classes: int
-    loss: Callable[[Any, Tensor], Tensor]
-
-
-def sources(preset: Sirfp, root: Path | None) -> Sources:
-    """The preset's data. DataError when the folder is not what it should be."""
-    if preset.dataset not in READERS:
-        task = load_task(preset.dataset, size=preset.size, root=root)
-        whole = task.train
-        if isinstance(whole, CamVid):
-            whole = CamVid(whole.root, "train", transform=train_transform(None))
-        return Sources(task.train, BalancedCrops(whole, preset.size), task.test, len(task.classes), task.loss)
-    if root is None:
-        raise DataError(f"where is {preset.dataset}? Give its folder: --root PATH.")
-    reader = READERS[preset.dataset]
-    first, last = reader.SPLITS[0], reader.SPLITS[1]
-    train = reader(root, first, transform=partial(_fit, preset.short_side, train_transform(preset.size, scale=SCALES)))
-    whole = reader(root, first, transform=partial(_fit, preset.short_side, train_transform(None, scale=SCALES)))
-    test = reader(root, last, transform=partial(_fit_image, preset.short_side))
-    loss = partial(segmentation_loss, aux_weight=preset.aux_weight)
-    return Sources(train, BalancedCrops(whole, preset.size), test, len(reader.CLASSES), loss)
-
-
-def _fit(short_side: int | None, then: Callable[..., Any], image: Any, mask: Any) -> Any:
-    """Resize both, then augment."""
-    if short_side is None:
-        return then(image, mask)
-    from torchvision.transforms import v2
-
-    return then(*v2.Resize(short_side, antialias=True)(image, mask))
-
-
-def _fit_image(short_side: int | None, image: Any, mask: Any) -> Any:
-    """Resize the image alone: predictions are brought back to the label map's own size, as a benchmark wants."""
-    from torchvision.transforms import v2
-
-    if short_side is not None:
-        image = v2.Resize(short_side, antialias=True)(image)
-    return eval_transform()(image, mask)
+    Pictures are resized at random by 0.5 to 2, as in the released code of DCFP and SIRFP. DataError when the folder is
+    not what it should be.
+    """
+    task = pictures(preset.dataset, root, size=preset.size, short_side=preset.short_side, aux_weight=preset.aux_weight)
+    whole: Any = task.train
+    if preset.dataset in READERS:
+        whole = whole_pictures(preset.dataset, root, short_side=preset.short_side)
+    elif isinstance(whole, CamVid):
+        whole = CamVid(whole.root, "train", transform=train_transform(None))
+    return task, BalancedCrops(whole, preset.size)

@@ -13,34 +13,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import nn
 
+from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
 from prunekit.course.presets import Scale
-from prunekit.errors import InputError
 from prunekit.models import zoo
 from prunekit.models.deeplab import deeplabv3, deeplabv3plus
 from prunekit.models.pspnet import pspnet
-from prunekit.train.config import Optimizer
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3": partial(deeplabv3, backbone="resnet50s"),
     "deeplabv3plus": partial(deeplabv3plus, backbone="resnet50s", output_stride=8, aux=True),
     "pspnet": partial(pspnet, backbone="resnet50s"),
 }
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """One training. batch: images a step, over all processes. SGD with momentum 0.9 and poly decay, or AdamW and cosine
-    decay.
-    """
-
-    steps: int
-    batch: int
-    lr: float
-    weight_decay: float
-    optimizer: Optimizer = "sgd"
 
 
 @dataclass(frozen=True)
@@ -73,18 +58,14 @@ class Sirfp:
         return tuple(round(self.macs_ratio * (n + 1) / len(self.tune), 6) for n in range(len(self.tune)))
 
 
-def _adamw(steps: int, batch: int, lr: float) -> Stretch:
-    return Stretch(steps, batch, lr, weight_decay=0.01, optimizer="adamw")
-
-
 SIRFP: dict[Scale, dict[str, Sirfp]] = {
     "mini": {
         "scenes": Sirfp(
             dataset="scenes",
             model="deeplabv3_mini",
             size=(64, 128),
-            pretrain=_adamw(50, 16, 0.001),
-            tune=(_adamw(75, 16, 0.002), _adamw(125, 16, 0.002)),
+            pretrain=adamw(50, 16, 0.001),
+            tune=(adamw(75, 16, 0.002), adamw(125, 16, 0.002)),
             decay=0.9,
             window=3,
         )
@@ -94,8 +75,8 @@ SIRFP: dict[Scale, dict[str, Sirfp]] = {
             dataset="camvid",
             model="deeplabv3_mini",
             size=(240, 320),
-            pretrain=_adamw(2000, 8, 0.003),
-            tune=(_adamw(400, 8, 0.003), _adamw(800, 8, 0.003)),
+            pretrain=adamw(2000, 8, 0.003),
+            tune=(adamw(400, 8, 0.003), adamw(800, 8, 0.003)),
             window=5,
         )
     },
@@ -132,20 +113,15 @@ SIRFP: dict[Scale, dict[str, Sirfp]] = {
 
 def preset_of(scale: Scale, dataset: str | None = None) -> Sirfp:
     """The scale's preset for a data set, the first one without a name. InputError with the names there are."""
-    there = SIRFP[scale]
-    if dataset is not None and dataset not in there:
-        raise InputError(f"no preset for {dataset!r} at {scale} scale; there are: {', '.join(there)}.")
-    return there[dataset or next(iter(there))]
+    return choose(SIRFP, scale, dataset)
 
 
 def override(preset: Sirfp, **given: Any) -> Sirfp:
     """The preset with what is not None instead; steps and batch go to every training."""
     given = {name: value for name, value in given.items() if value is not None}
-    for name in ("steps", "batch", "size"):
-        if name in given and min(np.atleast_1d(given[name])) < 1:
-            raise InputError(f"{name} is {given[name]}; give whole numbers from 1 on.")
+    positive(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
-    if "model" in given and given["model"] not in (*MODELS, *zoo.BUILDERS):
-        raise InputError(f"no network {given['model']!r}; there are: {', '.join([*MODELS, *zoo.BUILDERS])}.")
+    if "model" in given:
+        pick_model(given["model"], MODELS, zoo.BUILDERS)
     tune = tuple(replace(stretch, **each) for stretch in preset.tune)
     return replace(preset, pretrain=replace(preset.pretrain, **each), tune=tune, **given)

@@ -11,7 +11,6 @@ the same weights. Stop it and start it again: it goes on where it was.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +21,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from prunekit.core import Groups, Scores
-from prunekit.course import bench, ledger
+from prunekit.course import bench
 from prunekit.course.bench import METHODS, Evidence, evidence
+from prunekit.course.experiments import Row, carry_out
 from prunekit.course.presets import BENCH
 from prunekit.course.quickstart import train_config
 from prunekit.course.setup import pick_device
@@ -73,7 +73,9 @@ SPEEDS = {"60 %": 0.6, "70 %": 0.7, "80 %": 0.8}
 
 
 def trials(claim: str, seeds: int) -> list[Trial]:
-    """What a claim needs, the first seed of everything first. InputError for a claim without runs."""
+    """What a claim needs, the first seed of everything first. InputError for a claim without runs, or no seed."""
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}; give a whole number from 1 on.")
     if claim == "S1":
         cells = [_cell(method, how) for how in get_args(How) for method in CRITERIA]
         cells += [_cell(method + WIDTHS) for method in ("random", "fpgm")]
@@ -95,28 +97,12 @@ def _cell(method: str, how: How = "global", *, ratio: float = 0.75) -> tuple[str
 def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
     """Do what the ledger does not hold yet, one record a run."""
     todo = [trial for claim in claims for trial in trials(claim, seeds)]
-    if seeds < 1:
-        raise InputError(f"seeds is {seeds}; give a whole number from 1 on.")
+    rows = {each: [Row(each.claim, each.method, each.seed, settings(each))] for each in todo}
     task, dense = load_task("scenes"), zoo.load(BENCH["mini"].model)
     crops = BalancedCrops(task.train, BENCH["mini"].training.size)
-    done = [(e.claim, e.method, e.seed, e.settings) for e in ledger.load() if e.scale == "mini"]
-    for number, trial in enumerate(todo, 1):
-        given = settings(trial)
-        if (trial.claim, trial.method, trial.seed, given) in done:
-            continue
-        start = time.perf_counter()
-        metrics = speed(trial, task, dense) if trial.claim == "S7" else accuracy(trial, task, crops, dense, out)
-        ledger.record(
-            trial.claim,
-            method=trial.method,
-            seed=trial.seed,
-            settings=given,
-            metrics=metrics,
-            seconds=time.perf_counter() - start,
-            scale="mini",
-        )
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k in ("miou", "speedup", "edge_weight"))
-        print(f"{number}/{len(todo)} {trial.claim} {trial.method} {trial.how} seed {trial.seed}: {shown}", flush=True)
+    carry_out(
+        rows, lambda each: speed(each, task, dense) if each.claim == "S7" else accuracy(each, task, crops, dense, out)
+    )
 
 
 def settings(trial: Trial) -> dict[str, Any]:

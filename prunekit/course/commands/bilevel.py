@@ -1,0 +1,29 @@
+"""`prunekit run bilevel`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from prunekit.course.commands.options import add_training, asked
+
+
+def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Its parser, with what all experiments share. --dataset is a preset's name here."""
+    parser = experiments.add_parser("bilevel", parents=[common], help="lesson 06: masks that learn, and their rivals")
+    parser.add_argument("--method", choices=("bilevel", "eagleeye", "l1"), help="what makes the plan")
+    parser.add_argument("--model", help="e.g. topformer_base, deeplabv3plus_mobilenetv2, deeplabv3_mini")
+    parser.add_argument("--macs-ratio", type=float, help="fraction of the MACs to remove")
+    parser.add_argument("--implicit", action=argparse.BooleanOptionalAction, help="the implicit gradient")
+    parser.add_argument("--beta", type=float, help="weight of the MACs term")
+    parser.add_argument("--lam", type=float, help="lambda, weight of the implicit term")
+    add_training(parser, precisions=("no", "bf16"))
+    return parser
+
+
+def run_with(args: argparse.Namespace) -> None:
+    """The preset of the scale and name, with what the command line says instead."""
+    from prunekit.course.bilevel import override, preset_of, run
+
+    preset, same = asked(args, ("method", "model", "macs_ratio", "implicit", "beta", "lam"), preset_of, override)
+    run(preset, root=args.root, **same)

@@ -1,0 +1,34 @@
+"""Arguments that the papers' experiments share, and the preset that a command line asks for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from prunekit.course.presets import read_scale
+from prunekit.train.config import Precision
+
+KEPT = ("out", "seed", "precision", "workers")  # what `run` takes as it is
+
+
+def add_training(parser: argparse.ArgumentParser, *, precisions: Sequence[str] = get_args(Precision)) -> None:
+    """Size, steps, batch, precision, workers, seed."""
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of a training crop, pixels")
+    parser.add_argument("--steps", type=int, help="of each training")
+    parser.add_argument("--batch", type=int, help="images a step, over all processes")
+    parser.add_argument("--precision", choices=precisions, default="no")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load pictures")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def asked(
+    args: argparse.Namespace, names: Sequence[str], preset_of: Callable[..., Any], override: Callable[..., Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The preset of the scale and --dataset, with what the command line says instead; and scale, out, seed, precision
+    and workers for `run`. names: of further arguments that replace a value of the preset.
+    """
+    scale = read_scale(args.scale)
+    given = {name: getattr(args, name) for name in (*names, "steps", "batch")}
+    preset = override(preset_of(scale, args.dataset), size=tuple(args.size) if args.size else None, **given)
+    return preset, {"scale": scale, **{name: getattr(args, name) for name in KEPT}}
