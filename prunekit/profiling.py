@@ -41,6 +41,11 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
     Counts convolutions and matrix products, attention included; not biases, norms, activations or resizing.
     Raises InputError when x is no Tensor, is elsewhere than the model, or the model cannot run on it.
     """
+    return count_macs_by_module(model, x)[""]
+
+
+def count_macs_by_module(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """The same for each module that computes any, with all that is inside it: module name -> MACs; "" is the whole."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,7 +53,10 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
     # fused attention kernels would hide their products from the counter
     with plain_attention(), sdpa_kernel(SDPBackend.MATH), evaluating(model), _constants(model), counter:
         run(model, x)
-    return counter.get_total_flops() // 2
+    root = type(model).__name__
+    counts = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    inside = {name.removeprefix(f"{root}."): macs for name, macs in counts.items() if name not in ("Global", root)}
+    return {"": counter.get_total_flops() // 2, **inside}
 
 
 def latency_ms(

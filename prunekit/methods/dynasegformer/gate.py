@@ -1,0 +1,121 @@
+"""The gate predictor: which neurons of a layer this image needs, and how much of each.
+
+    x_hat = LN(mean over tokens of X),   G = MLP(x_hat W1),   M = Top-r(G): the largest kept with their values, others 0
+
+The values multiply the neurons, so the loss reaches the predictor through them. A predictor that starts at random would
+wreck a trained network; the last layer starts at weight 0 and bias 1, so every gate is 1 and nothing has changed yet.
+Gates that differ by less than a thousandth are told apart by the magnitude of their weights: otherwise the first cut,
+when all are 1, would fall on whatever comes last.
+
+Legend: B = images, N = tokens, C = channels, U = neurons of the gated layer, n = heads, d = U / n, K = kept neurons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu
+
+from prunekit.errors import InputError
+
+TIE = 1e-3  # gates closer than this count as equal
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a gate keeps of each image. index_BK: neuron numbers, int64, head after head. value_BK: their gates."""
+
+    index_BK: Tensor
+    value_BK: Tensor
+
+
+class Selector(nn.Module):
+    """Top-r over gates that a subclass makes. magnitude_U: of the neurons' weights. heads: each keeps as many as the
+    others, or their products would not be matrices. name: where it sits, for messages.
+    """
+
+    prior_U: Tensor
+
+    def __init__(self, magnitude_U: Tensor, *, heads: int = 1, name: str = "gate") -> None:
+        super().__init__()
+        size = len(magnitude_U)
+        if size % heads:
+            raise InputError(f"'{name}' has {size} neurons, which {heads} heads cannot share.")
+        self.size, self.heads, self.name = size, heads, name
+        rank_U = magnitude_U.argsort().argsort()
+        self.register_buffer("prior_U", rank_U.to(magnitude_U.dtype) / size)  # in [0, 1)
+        self.kept = size // heads
+
+    def set_sparsity(self, sparsity: float) -> None:
+        """From now on keep (1 - sparsity) of each head's neurons, rounded. Raises InputError where none would stay."""
+        self.kept = kept_at(sparsity, self.size // self.heads, self.name)
+
+    def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
+        """G, (B, U), of the layer with this weight on this input."""
+        raise NotImplementedError
+
+    def choose(self, gate_BU: Tensor) -> Choice:
+        """Top-r in each head."""
+        size = self.size // self.heads
+        rank_Bnd = (gate_BU + TIE * self.prior_U).detach().unflatten(1, (self.heads, size))
+        first_n1 = size * torch.arange(self.heads, device=gate_BU.device)[:, None]
+        index_BK = (rank_Bnd.topk(self.kept, dim=2).indices + first_n1).flatten(1)
+        return Choice(index_BK, gate_BU.gather(1, index_BK))
+
+    def mask(self, gate_BU: Tensor) -> Tensor:
+        """M, (B, U): the gates of the neurons that stay, 0 for the others."""
+        chosen = self.choose(gate_BU)
+        return torch.zeros_like(gate_BU).scatter(1, chosen.index_BK, chosen.value_BK)
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return f"keeps {self.kept * self.heads} of {self.size}"
+
+
+class Gate(Selector):
+    """The learned predictor. inputs: C. reduction: the MLP's hidden width is U / reduction, at least 2."""
+
+    def __init__(
+        self, inputs: int, magnitude_U: Tensor, *, heads: int = 1, reduction: int = 16, name: str = "gate"
+    ) -> None:
+        super().__init__(magnitude_U, heads=heads, name=name)
+        hidden = max(2, self.size // reduction)
+        self.norm = nn.LayerNorm(inputs)
+        self.squeeze = nn.Linear(self.size, hidden)
+        self.excite = nn.Linear(hidden, self.size)
+        nn.init.zeros_(self.excite.weight)
+        nn.init.ones_(self.excite.bias)
+
+    def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
+        pooled_BC = x_BNC.mean(tuple(range(1, x_BNC.ndim - 1))) if x_BNC.ndim > 2 else x_BNC
+        seen_BU = linear(self.norm(pooled_BC), weight_UC)
+        return self.excite(relu(self.squeeze(seen_BU)))
+
+
+class MagnitudeGate(Selector):
+    """The static comparator: every gate is 1 for every image, so the neurons with the largest weights stay."""
+
+    def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
+        del weight_UC
+        return torch.ones_like(self.prior_U).expand(len(x_BNC), -1)
+
+
+def kept_at(sparsity: float, size: int, name: str = "gate") -> int:
+    """How many of `size` neurons stay. Raises InputError for a sparsity outside [0, 1) and where none would stay."""
+    check_sparsity(sparsity)
+    kept = round(size * (1 - sparsity))
+    if kept == 0:
+        raise InputError(
+            f"at sparsity {sparsity:g} the gate '{name}' would keep nothing of {size} neurons: lower the sparsity to "
+            f"{1 - 1 / size:g}, or leave this kind of layer out with where=."
+        )
+    return kept
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise InputError unless it is a number in [0, 1)."""
+    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not number or not 0 <= sparsity < 1:
+        raise InputError(f"sparsity is {sparsity!r}; it is the fraction of neurons to leave out, in [0, 1).")

@@ -1,0 +1,186 @@
+"""`distill`: a student learns from a teacher in two stages, first its features, then its answers.
+
+    stage 1    sum_i MSE(student feature_i, teacher feature_i)
+    stage 2    task loss + soft_weight SCE(student logits, teacher logits)
+               SCE = - sum_k softmax(teacher)_k log softmax(student)_k
+
+The scheme of TinyBERT (Jiao et al., Findings of EMNLP 2020), on `finetune`: checkpoints, resuming, many GPUs are its.
+SCE is a mean over all pixels, MSE over all elements of a feature. Legend: B images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, mse_loss
+
+from prunekit.errors import InputError
+from prunekit.metrics import logits_of
+from prunekit.train.config import TrainConfig
+from prunekit.train.loop import Trained, finetune
+from prunekit.train.loss import segmentation_loss, valid_labels
+from prunekit.train.observer import GradientObserver, Observer
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    loader: Iterable[Any],
+    features: tuple[Sequence[str], TrainConfig] | None,
+    logits: TrainConfig | None,
+    *,
+    soft_weight: float = 0.5,
+    loss_fn: Callable[[Any, Any], Tensor] = segmentation_loss,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    observer: Observer | None = None,
+    checkpoint: str | Path | None = None,
+    count: Callable[[Any], int] = valid_labels,
+) -> Trained:
+    """Train a copy of `student` on what `teacher` makes of the same inputs; neither is changed.
+
+    features: stage 1, the names of the modules whose outputs are compared (in both networks) and its settings; None
+    leaves it out. logits: stage 2's settings; None leaves it out. soft_weight: lambda_s; 0 is plain training, without
+    the teacher. loader, loss_fn, penalty, observer, count: as for `finetune`; penalty and observer get the student, in
+    both stages. checkpoint: a folder, which gets one for each stage. The history numbers each stage's steps from 0.
+
+    Raises InputError for a stage whose output differs from the teacher's, or that one of them does not have, by name;
+    and the errors of `finetune`.
+    """
+    if features is None and logits is None:
+        raise InputError("nothing to do: both stages are None.")
+    if not soft_weight >= 0:
+        raise InputError(f"soft_weight is {soft_weight!r}; give a number from 0 on.")
+    inside = None if observer is None else _inside(observer)
+    folder = None if checkpoint is None else Path(checkpoint)
+    history = []
+    for stage, config in (("features", features[1] if features else None), ("logits", logits)):
+        if config is None:
+            continue
+        names = tuple(features[0]) if features and stage == "features" else ()
+        pair = _Pair(student, teacher, names)
+        done = finetune(
+            pair,
+            loader,
+            config,
+            loss_fn=_Loss(names, soft_weight, loss_fn),
+            penalty=None if penalty is None else lambda both, penalty=penalty: penalty(both.student),
+            observer=inside,
+            checkpoint=None if folder is None else folder / stage,
+            count=count,
+        )
+        assert isinstance(done.model, _Pair)
+        student, history = done.model.student, [*history, *done.history]
+    return Trained(student, tuple(history))
+
+
+class _Pair(nn.Module):
+    """Both networks on one input. The teacher is in eval mode and does not learn, but moves and is stored with it."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"features are {names!r}; give the names of modules.")
+        self.names = names
+        self.student: nn.Module = student
+        self.teacher: nn.Module = teacher
+        for who, model in (("student", student), ("teacher", teacher)):
+            known = dict(model.named_modules())
+            missing = [name for name in names if name not in known]
+            if missing:
+                raise InputError(
+                    f"the {who} ({type(model).__name__}) has no module '{missing[0]}', which is a stage to distil: see "
+                    f"its named_modules()."
+                )
+
+    def forward(self, x: Any) -> dict[str, Any]:
+        with torch.no_grad(), _outputs(self.teacher, self.names) as theirs:
+            answer = self.teacher(x)
+        with _outputs(self.student, self.names) as ours:
+            out = self.student(x)
+        for name in self.names:
+            mine, wanted = tuple(ours[name].shape), tuple(theirs[name].shape)
+            if mine != wanted:
+                raise InputError(
+                    f"stage '{name}' is {mine} in the student and {wanted} in the teacher: they cannot be compared. "
+                    "Choose stages of equal shape, or another teacher."
+                )
+        return {"out": out, "teacher": answer, "ours": list(ours.values()), "theirs": list(theirs.values())}
+
+    def train(self, mode: bool = True) -> _Pair:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+
+class _Loss:
+    """What a stage minimises; without names it is the second."""
+
+    def __init__(self, names: tuple[str, ...], soft_weight: float, loss_fn: Callable[[Any, Any], Tensor]) -> None:
+        self.names, self.soft_weight, self.loss_fn = names, soft_weight, loss_fn
+
+    def __call__(self, both: dict[str, Any], target: Any) -> Tensor:
+        if self.names:
+            pairs = zip(both["ours"], both["theirs"], strict=True)
+            return torch.stack([mse_loss(mine, wanted) for mine, wanted in pairs]).sum()
+        loss = self.loss_fn(both["out"], target)
+        if self.soft_weight:
+            loss = loss + self.soft_weight * soft_cross_entropy(logits_of(both["out"]), logits_of(both["teacher"]))
+        return loss
+
+
+def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
+    """SCE, a scalar: the mean over positions of - sum_k softmax(teacher)_k log softmax(logits)_k. Both (B, K, ...)."""
+    if logits.shape != teacher.shape:
+        raise InputError(f"the student answers {tuple(logits.shape)}, the teacher {tuple(teacher.shape)}.")
+    return -(teacher.detach().softmax(1) * log_softmax(logits, 1)).sum(1).mean()
+
+
+@contextmanager
+def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What the named modules give meanwhile, in the order of names."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(
+                model.get_submodule(name).register_forward_hook(
+                    lambda _module, _args, y, name=name: found.__setitem__(name, y)
+                )
+            )
+        yield found
+
+
+class _Inside:
+    """An observer of the student, for a run that trains the pair."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+
+    def watching(self, model: Any) -> Any:
+        """Meanwhile look on at the student."""
+        return self.observer.watching(model.student)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The observer's."""
+        return self.observer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The observer's."""
+        self.observer.load_state_dict(state)
+
+
+class _InsideGradients(_Inside):
+    """The same for an observer that looks at gradients too."""
+
+    def on_gradients(self, model: Any) -> None:
+        """Those of the student."""
+        assert isinstance(self.observer, GradientObserver)
+        self.observer.on_gradients(model.student)
+
+
+def _inside(observer: Observer) -> Observer:
+    return (_InsideGradients if isinstance(observer, GradientObserver) else _Inside)(observer)
