@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,21 +61,27 @@ def distill(
     for stage, config in (("features", features[1] if features else None), ("logits", logits)):
         if config is None:
             continue
-        names = tuple(features[0]) if features and stage == "features" else ()
+        names = _names(features[0]) if features and stage == "features" else ()
         pair = _Pair(student, teacher, names)
         done = finetune(
             pair,
             loader,
             config,
             loss_fn=_Loss(names, soft_weight, loss_fn),
-            penalty=None if penalty is None else lambda both, penalty=penalty: penalty(both.student),
+            penalty=None if penalty is None else _OfStudent(penalty),
             observer=inside,
             checkpoint=None if folder is None else folder / stage,
             count=count,
         )
         assert isinstance(done.model, _Pair)
-        student, history = done.model.student, [*history, *done.history]
+        student, history = cast(nn.Module, done.model.student), [*history, *done.history]
     return Trained(student, tuple(history))
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"features are {names!r}; give the names of modules, such as ('encoder.stages.0',).")
+    return tuple(names)
 
 
 class _Pair(nn.Module):
@@ -83,11 +89,9 @@ class _Pair(nn.Module):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"features are {names!r}; give the names of modules.")
         self.names = names
-        self.student: nn.Module = student
-        self.teacher: nn.Module = teacher
+        self.student = student
+        self.teacher = teacher
         for who, model in (("student", student), ("teacher", teacher)):
             known = dict(model.named_modules())
             missing = [name for name in names if name not in known]
@@ -115,6 +119,16 @@ class _Pair(nn.Module):
         super().train(mode)
         self.teacher.eval()
         return self
+
+
+class _OfStudent:
+    """A penalty of the student, for a run that trains the pair."""
+
+    def __init__(self, penalty: Callable[[nn.Module], Tensor]) -> None:
+        self.penalty = penalty
+
+    def __call__(self, both: Any) -> Tensor:
+        return self.penalty(both.student)
 
 
 class _Loss:

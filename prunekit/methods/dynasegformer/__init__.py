@@ -20,7 +20,8 @@ the task's. The additive decoder is made from the trained one without training, 
     fast = use_path(student, "gathered")              # the same outputs, only the work that is needed
 
 Files, in reading order: gate (the predictor), gather (only the kept work), layers (both paths), insert (make_dynamic),
-training (annealing, L1), decoder (addition), cost (MACs by part), statistics (neuron types).
+training (annealing, L1), decoder (addition), cost (MACs by part), statistics (neuron types), narrow (the static
+comparator made permanent).
 """
 
 from prunekit.methods.dynasegformer.cost import Cost, Saving, cost, saving
@@ -35,6 +36,7 @@ from prunekit.methods.dynasegformer.insert import (
     set_sparsity,
     use_path,
 )
+from prunekit.methods.dynasegformer.narrow import narrow
 from prunekit.methods.dynasegformer.statistics import GateCounts, gate_statistics, masks_of, neuron_magnitudes
 from prunekit.methods.dynasegformer.training import GateTraining
 
@@ -56,6 +58,7 @@ __all__ = [
     "make_dynamic",
     "make_static",
     "masks_of",
+    "narrow",
     "neuron_magnitudes",
     "places",
     "saving",

@@ -1,0 +1,198 @@
+"""The additive decoder, costs, statistics, and the schedule of a training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gated_nets import images, opinionated, tiny
+
+from prunekit.errors import DataError, GroupError, InputError, TrainingError
+from prunekit.methods.dynasegformer import (
+    GateCounts,
+    GateTraining,
+    additive_decoder,
+    cost,
+    gate_statistics,
+    gates_of,
+    make_dynamic,
+    make_static,
+    masks_of,
+    neuron_magnitudes,
+    saving,
+)
+from prunekit.models.segformer import segformer
+from prunekit.profiling import count_macs, count_params
+from prunekit.train import TrainConfig, finetune
+
+QUIET = TrainConfig(steps=4, lr=1e-3, optimizer="adamw", quiet=True)
+
+
+def loader() -> DataLoader:
+    """Pictures whose label is a function of them."""
+    x = images(8)
+    return DataLoader(TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()), 4)
+
+
+@pytest.mark.parametrize("fuse_layer", [False, True])
+def test_the_additive_decoder_computes_what_the_concatenating_one_does(fuse_layer) -> None:
+    model, x = tiny(), images()
+    added = additive_decoder(model, fuse_layer=fuse_layer)
+    with torch.no_grad():
+        wanted = model(x)
+        assert (added(x) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+        swapped = additive_decoder(model, fuse_layer=fuse_layer)  # the control: projections in the other order
+        swapped.decoder.project[1].bias.add_(swapped.decoder.project[0].weight[:, 0])
+        assert (swapped(x) - wanted).abs().max() > 1e-2 * wanted.abs().max()
+    assert count_macs(added, x) < count_macs(model, x)
+    gated = additive_decoder(opinionated(model, 0.5))  # a gated encoder may come first
+    other = opinionated(added, 0.5)
+    other.load_state_dict({**other.state_dict(), **{k: v for k, v in gated.state_dict().items() if "encoder" in k}})
+    with torch.no_grad():
+        assert torch.allclose(gated(x), other(x), atol=1e-4) or fuse_layer
+    with pytest.raises(InputError, match="adds already"):
+        additive_decoder(added)
+    with pytest.raises(InputError, match="no decoder"):
+        additive_decoder(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_macs_of_segformer_b0_are_the_papers_and_the_decoder_saves_most_of_them() -> None:
+    with torch.device("meta"):
+        original = segformer(150)
+        dense = segformer(150, fuse="sum", fuse_layer=False)
+        x = torch.empty(1, 3, 512, 512)
+        thirty, fifty = make_dynamic(dense, sparsity=0.3), make_dynamic(dense, sparsity=0.5)
+    assert round(count_macs(original, x) / 1e9, 1) == 8.4
+    assert round(cost(thirty, x).macs / 1e9, 1) == 3.3
+    assert round(cost(fifty, x).macs / 1e9, 1) == 2.7
+    found = saving(original, dense, thirty, x)
+    assert found.left == cost(thirty, x).macs
+    assert found.decoder > 5 * found.gates > 0
+    assert cost(thirty, x).predictor_params == pytest.approx(0.44e6, rel=0.02)  # Table 1: +0.44
+    assert cost(thirty, x).predictor_params / count_params(original) == pytest.approx(0.12, abs=0.005)
+
+
+def test_a_cost_by_parts_adds_up_and_each_part_is_what_its_layers_do() -> None:
+    model, x = tiny(), images(1)
+    dense, half = cost(model, x), cost(opinionated(model, 0.5), x)
+    assert dense.macs == count_macs(model, x) and dense.predictor == dense.predictor_params == 0
+    hidden, tokens, width = 32, 16 * 32, 8  # of the first block
+    first = tokens * (2 * width * hidden + 9 * hidden)
+    others = sum(n * (2 * w * 4 * w + 9 * 4 * w) for n, w in ((128, 16), (128, 16), (32, 16), (8, 24)))
+    assert dense.ffn == first + others
+    assert half.ffn * 2 == dense.ffn  # every product of the FFN has a gated side
+    assert half.decoder == dense.decoder and half.other == dense.other
+    assert dense.attention / 2 < half.attention < dense.attention  # the reduction is not gated
+    assert half.params - dense.params == half.predictor_params > 0
+    by_hand = 0
+    for gate in gates_of(opinionated(model, 0.5)).values():
+        by_hand += gate.size * (gate.norm.normalized_shape[0] + 2 * gate.squeeze.out_features)  # type: ignore[union-attr]
+    assert half.predictor == by_hand
+    with pytest.raises(InputError, match="one image"):
+        cost(model, images(2))
+
+
+def test_statistics_count_images_and_name_the_types() -> None:
+    dynamic, x = opinionated(tiny(), 0.5), images(6)
+    found = gate_statistics(dynamic, [x[:4], (x[4:], None), images(1, (64, 64))])
+    for name, counts in found.items():
+        wanted = sum((masks_of(dynamic, x[i : i + 1])[name][0] > 0).long() for i in range(6))
+        wanted = wanted + (masks_of(dynamic, images(1, (64, 64)))[name][0] > 0).long()
+        assert torch.equal(counts.on_U, wanted) and counts.images == 7
+    counts = GateCounts(torch.tensor([0, 3, 7]), 7)
+    assert counts.types().tolist() == [3, 2, 1]
+    assert str(counts) == "3 neurons over 7 images: 1 of type I, 1 of type II, 1 of type III"
+    static = gate_statistics(make_static(tiny(), sparsity=0.5), [x])
+    assert all(set(counts.types().tolist()) == {1, 3} for counts in static.values())  # what no input decides
+    with pytest.raises(DataError, match="no image"):
+        gate_statistics(dynamic, [])
+    with pytest.raises(GroupError, match="no gates"):
+        gate_statistics(tiny(), [x])
+
+
+def test_magnitudes_are_means_over_the_tokens_of_one_image() -> None:
+    model, x = tiny(), images(3)
+    found = neuron_magnitudes(model, "encoder.stages.0.blocks.0.mlp.fc1", [x[:2], x[2:]])
+    seen = []
+    handle = model.encoder.stages[0].blocks[0].mlp.fc1.register_forward_hook(lambda m, a, y: seen.append(y))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    assert torch.allclose(found, seen[0].abs().mean(1), atol=1e-5)
+    with pytest.raises(InputError, match="no layer 'nowhere'"):
+        neuron_magnitudes(model, "nowhere", [x])
+
+
+def test_the_sparsity_rises_and_the_trained_network_has_all_of_it() -> None:
+    dynamic, seen = make_dynamic(tiny(), sparsity=0.5), []
+    gates = GateTraining(0.5, steps=2)
+    name = "encoder.stages.0.blocks.0.mlp.gate"
+    done = finetune(
+        dynamic,
+        loader(),
+        QUIET,
+        observer=gates,
+        penalty=gates.penalty,
+        on_step=lambda step, model: seen.append(gates_of(model)[name].kept),
+    )
+    assert seen == [24, 16, 16, 16]  # after each step: a quarter, half, and no more
+    assert gates_of(done.model)[name].kept == 16
+    before, after = dict(dynamic.named_parameters()), dict(done.model.named_parameters())
+    assert not torch.equal(before[f"{name}.excite.bias"], after[f"{name}.excite.bias"])
+    at_once = GateTraining(0.5, steps=None)
+    assert at_once.now() == 0.5
+
+
+def test_a_stopped_training_goes_on_with_its_sparsity(tmp_path) -> None:
+    dynamic = make_dynamic(tiny(), sparsity=0.5)
+
+    def train(stop: int | None = None, folder=None):
+        gates = GateTraining(0.5, steps=3)
+
+        def on_step(step, model) -> None:
+            if step.step == stop:
+                raise KeyboardInterrupt
+
+        return finetune(
+            dynamic, loader(), QUIET, observer=gates, penalty=gates.penalty, checkpoint=folder, on_step=on_step
+        )
+
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(stop=1, folder=tmp_path)
+    resumed = train(folder=tmp_path)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_the_penalty_is_the_mean_gate_of_each_layer_and_draws_gates_down() -> None:
+    dynamic = make_dynamic(tiny(), sparsity=0.0).train()
+    for reduction, wanted in (("mean", 15.0), ("sum", sum(gate.size for gate in gates_of(dynamic).values()))):
+        gates = GateTraining(0.0, steps=None, weight=0.5, reduction=reduction)
+        with gates.watching(dynamic):
+            dynamic(images())
+            loss = gates.penalty(dynamic)
+            assert float(loss.detach()) == pytest.approx(0.5 * wanted)  # all gates are 1
+            loss.backward()
+            with pytest.raises(TrainingError, match="seen no gate"):
+                gates.penalty(dynamic)
+    assert all((gate.excite.bias.grad > 0).all() for gate in gates_of(dynamic).values())
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, "ten", True])
+def test_an_annealing_length_that_cannot_work_is_refused(steps) -> None:
+    with pytest.raises(InputError, match="annealing over .* None for no annealing"):
+        GateTraining(0.5, steps=steps)
+
+
+def test_other_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(InputError, match=r"in \[0, 1\)"):
+        GateTraining(1.0, steps=3)
+    for how in ({"weight": -1.0}, {"weight": float("nan")}, {"reduction": "max"}):
+        with pytest.raises(InputError, match="weight"):
+            GateTraining(0.5, steps=3, **how)  # type: ignore[arg-type]

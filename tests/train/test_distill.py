@@ -1,0 +1,145 @@
+"""Two-stage distillation: against the equations by hand, what each stage moves, and teachers that do not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from prunekit.errors import InputError
+from prunekit.train import TrainConfig, distill, soft_cross_entropy
+
+ONE = TrainConfig(steps=1, lr=0.1, momentum=0, weight_decay=0, schedule="constant", quiet=True)
+STAGES = ("body.0", "body.2")
+
+
+class Net(nn.Module):
+    """(B, 3) -> (B, 4), two stages and a head."""
+
+    def __init__(self, width: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 6), nn.Dropout(0.5))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def loader() -> DataLoader:
+    dice = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 3, generator=dice)
+    return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 8)
+
+
+def test_stage_1_is_one_step_down_the_sum_of_the_features_errors() -> None:
+    student, teacher = Net(seed=0).eval(), Net(seed=1).eval()
+    student.body[3].p = 0.0
+    done = distill(student, teacher, loader(), (STAGES, ONE), None)
+    x = next(iter(loader()))[0]
+    with torch.no_grad():
+        theirs = [teacher.body[0](x), teacher.body[:3](x)]
+    loss = sum((mine - t).square().mean() for mine, t in zip([student.body[0](x), student.body[:3](x)], theirs))
+    assert done.history[0].loss == pytest.approx(float(loss), rel=1e-5)
+    loss.backward()
+    for name, parameter in student.named_parameters():
+        wanted = parameter if parameter.grad is None else parameter - 0.1 * parameter.grad
+        assert torch.allclose(dict(done.model.named_parameters())[name], wanted, atol=1e-6), name
+    assert student.head.weight.grad is None  # the head has no part in stage 1
+
+
+def test_stage_2_adds_the_teachers_answers_to_the_truth() -> None:
+    student, teacher = Net(seed=0).eval(), Net(seed=1).eval()
+    student.body[3].p = 0.0
+    (x, target), softly = next(iter(loader())), {}
+    for weight in (0.0, 0.5):
+        done = distill(student, teacher, loader(), None, ONE, soft_weight=weight, loss_fn=cross_entropy)
+        softly[weight] = done.history[0].loss
+    with torch.no_grad():
+        hard, answer, wanted = cross_entropy(student(x), target), student(x), teacher(x)
+        by_hand = -(wanted.softmax(1) * answer.softmax(1).log()).sum() / len(x)
+    assert softly[0.0] == pytest.approx(float(hard), rel=1e-5)
+    assert softly[0.5] == pytest.approx(float(hard + 0.5 * by_hand), rel=1e-5)
+    assert float(soft_cross_entropy(answer, wanted)) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_the_student_comes_to_answer_like_the_teacher_and_neither_is_changed() -> None:
+    student, teacher = Net(seed=0), Net(seed=1).train()
+    before = [p.clone() for p in (*student.parameters(), *teacher.parameters())]
+    config = TrainConfig(steps=150, lr=0.03, optimizer="adamw", quiet=True)
+    x = next(iter(loader()))[0]
+    done = distill(student, teacher, loader(), (STAGES, config), None)
+
+    def gap(model) -> float:
+        with torch.no_grad():
+            return float((model.eval().body(x) - teacher.eval().body(x)).square().mean())
+
+    assert gap(done.model) < 0.3 * gap(student)
+    assert isinstance(done.model, Net) and len(done.history) == 150
+    assert all(torch.equal(a, b) for a, b in zip(before, (*student.parameters(), *teacher.parameters())))
+
+
+def test_a_teacher_whose_stages_do_not_match_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"stage 'body.0' is \(8, 5\) in the student and \(8, 7\) in the teacher"):
+        distill(Net(), Net(width=7), loader(), (STAGES, ONE), ONE)
+    with pytest.raises(InputError, match=r"teacher \(Linear\) has no module 'body.0'"):
+        distill(Net(), nn.Linear(3, 4), loader(), (STAGES, ONE), ONE)
+    with pytest.raises(InputError, match=r"student \(Net\) has no module 'stage9'"):
+        distill(Net(), Net(), loader(), (("stage9",), ONE), ONE)
+    with pytest.raises(InputError, match=r"answers \(8, 4\), the teacher \(8, 2\)"):
+        distill(Net(), nn.Linear(3, 2), loader(), None, ONE, loss_fn=cross_entropy)
+
+
+def test_nothing_to_do_and_weights_below_0_are_refused() -> None:
+    with pytest.raises(InputError, match="both stages"):
+        distill(Net(), Net(), loader(), None, None)
+    with pytest.raises(InputError, match="soft_weight"):
+        distill(Net(), Net(), loader(), None, ONE, soft_weight=-1)
+    with pytest.raises(InputError, match="names of modules"):
+        distill(Net(), Net(), loader(), ((), ONE), ONE)
+    with pytest.raises(InputError, match="names of modules"):
+        distill(Net(), Net(), loader(), ("body.0", ONE), ONE)
+
+
+def test_penalty_and_observer_see_the_student_in_both_stages_and_checkpoints_resume(tmp_path) -> None:
+    config = TrainConfig(steps=3, lr=0.1, quiet=True)
+
+    class Look:
+        def __init__(self) -> None:
+            self.steps, self.seen = 0, set()
+
+        def watching(self, model):
+            from contextlib import nullcontext
+
+            return nullcontext()
+
+        def on_gradients(self, model) -> None:
+            self.steps += 1
+            self.seen.add(type(model))
+
+        def state_dict(self):
+            return {"steps": torch.tensor(self.steps)}
+
+        def load_state_dict(self, state) -> None:
+            self.steps = int(state["steps"])
+
+    def run(folder=None):
+        look, stages = Look(), []
+
+        def penalty(model) -> torch.Tensor:
+            stages.append(type(model))
+            return 0.01 * model.head.weight.abs().sum()
+
+        done = distill(
+            Net(), Net(seed=1), loader(), (STAGES, config), config,
+            loss_fn=cross_entropy, penalty=penalty, observer=look, checkpoint=folder,
+        )  # fmt: skip
+        return done, look, stages
+
+    done, look, stages = run(tmp_path)
+    assert look.steps == 6 and look.seen == {Net} and set(stages) == {Net}
+    again, look, stages = run(tmp_path)  # both stages are there already
+    assert look.steps == 6 and stages == [] and len(again.history) == 6
+    assert all(torch.equal(a, b) for a, b in zip(done.model.parameters(), again.model.parameters()))
