@@ -13,6 +13,7 @@ Legend: O outputs, C inputs, P kernel positions, D = C P + 1.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def reconstruct(
         old, weight = layer_of(model, tensor), parameters[tensor]
         assert isinstance(old, (nn.Linear, nn.Conv2d))
         outputs = kept[tensor].get(0, torch.arange(len(old.weight)))
-        weight_OD, positions = _with_bias(old)[outputs], old.weight[0, 0].numel()
+        weight_OD, positions = with_bias(old)[outputs], old.weight[0, 0].numel()
         inputs = (kept[tensor][1][:, None] * positions + torch.arange(positions)).flatten()
         if old.bias is not None:
             inputs = torch.cat([inputs, torch.tensor([weight_OD.shape[1] - 1])])
@@ -80,6 +81,42 @@ def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6
     return torch.cholesky_solve(right_KO, factor).T
 
 
+def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float, float]:
+    """The Cholesky factor of G + ridge I, the ridge, and the condition number that G alone has (inf: singular).
+
+    gram_DD: float64. The ridge is 0 where G is well conditioned, else condition^-1 times its largest eigenvalue, so that
+    the condition number of what is factored is at most `condition`. That holds for every choice of inputs too:
+    eigenvalues of a principal submatrix lie between those of the whole (Cauchy's interlacing). Both ends are estimated
+    by power iterations, the lower one through the factor; they cost little beside it.
+    """
+    if condition <= 1:
+        raise InputError(f"condition is {condition}; it must be above 1, such as 1e8.")
+    largest = _top(lambda v_D: gram_DD @ v_D, len(gram_DD))
+    factor_DD, failed = torch.linalg.cholesky_ex(gram_DD)
+    found = float("inf")
+    if not failed:
+        inverse = _top(lambda v_D: torch.cholesky_solve(v_D[:, None], factor_DD)[:, 0], len(gram_DD))
+        found = largest * inverse
+    if found <= condition:
+        return factor_DD, 0.0, found
+    ridge = largest / condition if largest > 0 else 1.0
+    shifted_DD = gram_DD.clone()
+    shifted_DD.diagonal().add_(ridge)
+    return torch.linalg.cholesky(shifted_DD), ridge, found
+
+
+def _top(times: Callable[[Tensor], Tensor], size: int, steps: int = 30) -> float:
+    """The largest eigenvalue of a symmetric positive operator, from below, usually to a percent or two."""
+    v_D = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value = 0.0
+    for _ in range(steps):
+        v_D = times(v_D / v_D.norm())
+        value = float(v_D.norm())
+        if not 0 < value < float("inf"):
+            break
+    return value
+
+
 def error(weight_OD: Tensor, other_OD: Tensor, gram_DD: Tensor) -> float:
     """sum ||W x - W' x||^2 / sum ||W x||^2 over the samples of `gram_DD`: 0 = the same outputs, 1 = as good as zero."""
     weight_OD, other_OD = weight_OD.double().cpu(), other_OD.double().cpu()
@@ -87,8 +124,8 @@ def error(weight_OD: Tensor, other_OD: Tensor, gram_DD: Tensor) -> float:
     return float(((gap_OD @ gram_DD) * gap_OD).sum() / ((weight_OD @ gram_DD) * weight_OD).sum())
 
 
-def _with_bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """(O, D): the weights, and the bias (or 0) as the column of the one."""
+def with_bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """(O, D) float64: the weights, and the bias (or 0) as the column of the one."""
     weight_OD = layer.weight.detach().flatten(1).double().cpu()
     bias_O = layer.bias.detach().double().cpu() if layer.bias is not None else torch.zeros(len(weight_OD)).double()
     return torch.cat([weight_OD, bias_O[:, None]], 1)

@@ -3,7 +3,9 @@
     G = sum over sampled outputs of x x^T,   x = the D inputs one output is computed from, and a one for the bias
 
 A layer's output is W x, so for any other weights W': sum ||W x - W' x||^2 = tr (W - W') G (W - W')^T.
-The matrix takes 8 D^2 bytes: 170 MB for 512 channels read by a 3x3, 2.7 GB for 2048.
+The matrix takes 8 D^2 bytes: 170 MB for 512 channels read by a 3x3, 2.7 GB for 2048. Beside it only ROWS samples of a
+layer are held: they are gathered over batches and added at once, since a product of few rows is spent on reading the
+matrix.
 Legend: C input channels, P = kernel positions, D = C P + 1 (channel by channel, the one last), S sampled outputs.
 """
 
@@ -22,6 +24,8 @@ from prunekit.observe.maps import layer_of
 from prunekit.observe.passes import Batches, pairs, still
 from prunekit.observe.units import known_state
 
+ROWS = 1024  # samples of a layer that wait to be added
+
 
 def grams(
     model: nn.Module,
@@ -39,7 +43,7 @@ def grams(
     without data, for layers that `readable` refuses, and for inputs that are not finite.
     """
     known_state(model, groups, groups)
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, _Sum] = {}
     draw = torch.Generator().manual_seed(seed)
     handles, wanted = [], list(layers)
     try:
@@ -55,12 +59,14 @@ def grams(
     finally:
         for handle in handles:
             handle.remove()
+    found: dict[str, Tensor] = {}
     for name in wanted:
         if name not in sums:
             raise ScoreError(f"'{name}' did not run on this data; leave out the groups it reads: groups.only([...]).")
-        if not torch.isfinite(sums[name]).all():
+        found[name] = sums.pop(name).total()
+        if not torch.isfinite(found[name]).all():
             raise ScoreError(f"what '{name}' reads holds nan or inf: are there such inputs or weights?")
-    return sums
+    return found
 
 
 def readable(layer: nn.Module | None) -> bool:
@@ -68,16 +74,41 @@ def readable(layer: nn.Module | None) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
-def _add_to(sums: dict[str, Tensor], name: str, samples: int, draw: torch.Generator) -> Callable[..., None]:
+class _Sum:
+    """x^T x of rows that come a few at a time, float64, where the rows are."""
+
+    def __init__(self) -> None:
+        self.gram_DD: Tensor | None = None
+        self.waiting: list[Tensor] = []
+
+    def add(self, x_SD: Tensor) -> None:
+        self.waiting.append(x_SD)
+        if sum(map(len, self.waiting)) >= ROWS:
+            self.settle()
+
+    def settle(self) -> None:
+        x_SD = F.pad(torch.cat(self.waiting).double(), (0, 1), value=1.0)
+        self.waiting = []
+        if self.gram_DD is None:
+            self.gram_DD = x_SD.T @ x_SD
+        else:
+            self.gram_DD.addmm_(x_SD.T, x_SD)
+
+    def total(self) -> Tensor:
+        if self.waiting:
+            self.settle()
+        assert self.gram_DD is not None
+        return self.gram_DD.cpu()
+
+
+def _add_to(sums: dict[str, _Sum], name: str, samples: int, draw: torch.Generator) -> Callable[..., None]:
     def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        x_SD = _patches(layer, args[0], samples, draw).double()
-        x_SD = F.pad(x_SD, (0, 1), value=1.0)
-        sums[name] = sums.get(name, 0.0) + (x_SD.T @ x_SD).cpu()
+        sums.setdefault(name, _Sum()).add(patches(layer, args[0], samples, draw))
 
     return hook
 
 
-def _patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator) -> Tensor:
+def patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator) -> Tensor:
     """(S, C P): what `samples` random outputs of each image are computed from."""
     if isinstance(layer, nn.Linear):
         tokens_BNC = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None]
