@@ -84,8 +84,8 @@ def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6
 def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float, float]:
     """The Cholesky factor of G + ridge I, the ridge, and the condition number that G alone has (inf: singular).
 
-    gram_DD: float64. The ridge is 0 where G is well conditioned, else condition^-1 times its largest eigenvalue, so that
-    the condition number of what is factored is at most `condition`. That holds for every choice of inputs too:
+    gram_DD: float64. The ridge is 0 where G is well conditioned, else its largest eigenvalue divided by `condition`, so
+    that the condition number of what is factored is at most that. That holds for every choice of inputs too:
     eigenvalues of a principal submatrix lie between those of the whole (Cauchy's interlacing). Both ends are estimated
     by power iterations, the lower one through the factor; they cost little beside it.
     """

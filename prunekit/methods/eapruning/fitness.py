@@ -1,0 +1,123 @@
+"""What a candidate is worth: its error on held-out training images, by the rebuilt weights, and its cost.
+
+Legend: B images, K classes, H W size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.core import PruningPlan
+from prunekit.errors import InputError, ScoreError
+from prunekit.methods.eapruning.rebuild import Rebuilder
+from prunekit.methods.eapruning.space import Counts
+from prunekit.metrics import confusion_matrix, evaluating, logits_of, miou
+
+Error = Callable[[nn.Module], float]  # 0 = perfect, 1 = all wrong
+Cost = Literal["macs", "params"] | Callable[[PruningPlan], float]
+
+
+@dataclass(frozen=True)
+class Misclassified:
+    """Fraction of images whose largest logit is not their label's. images (B, 3, H, W), labels (B,)."""
+
+    images: Tensor
+    labels: Tensor
+    batch: int = 256
+
+    def __call__(self, model: nn.Module) -> float:
+        with evaluating(model):
+            found = torch.cat([logits_of(model(x)).argmax(1) for x in self.images.split(self.batch)])
+        return float((found != self.labels).double().mean())
+
+    def describe(self) -> str:
+        """The same text for the same data."""
+        return f"misclassified {_digest(self.images, self.labels)}"
+
+
+@dataclass(frozen=True)
+class MissedIoU:
+    """1 - mIoU of a segmenter. images (B, 3, H, W), masks (B, H, W) int64, 255 = not labelled."""
+
+    images: Tensor
+    masks: Tensor
+    classes: int
+    batch: int = 32
+
+    def __call__(self, model: nn.Module) -> float:
+        pairs = zip(self.images.split(self.batch), self.masks.split(self.batch))
+        with evaluating(model):
+            parts = [confusion_matrix(logits_of(model(x)), mask, self.classes) for x, mask in pairs]
+        return 1.0 - miou(torch.stack(parts).sum(0))
+
+    def describe(self) -> str:
+        """The same text for the same data."""
+        return f"1 - mIoU {_digest(self.images, self.masks)}"
+
+
+def _digest(*tensors: Tensor) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """counts -> (error, cost). cost: relative to the whole network's. "macs" and "params" are counted; a function of
+    the plan is asked, e.g. `plan.latency_of(model, groups, x)`, and measured times differ from run to run.
+    rebuild=False leaves the weights as they are cut, a control.
+    """
+
+    rebuilder: Rebuilder
+    error: Error
+    cost: Cost = "macs"
+    rebuild: bool = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.cost) and self.cost not in ("macs", "params"):
+            raise InputError(f"cost is 'macs', 'params' or a function of a plan, got {self.cost!r}.")
+
+    def __call__(self, counts: Counts) -> tuple[float, float]:
+        """One thread on the CPU, so that no number depends on how many processes there are."""
+        with one_thread():
+            wrong = self.error(self.rebuilder.masked(counts, rebuild=self.rebuild))
+        cost = self.price(counts)
+        if not 0 <= wrong <= 1 or not cost > 0:
+            raise ScoreError(f"a candidate has the error {wrong} and the cost {cost}; errors lie in [0, 1].")
+        return wrong, cost
+
+    def price(self, counts: Counts) -> float:
+        """The relative cost alone."""
+        return self._absolute(counts) / self._absolute(self.rebuilder.space.whole)
+
+    def _absolute(self, counts: Counts) -> float:
+        space = self.rebuilder.space
+        if callable(self.cost):
+            return float(self.cost(space.plan(counts)))
+        return float(space.macs(counts) if self.cost == "macs" else space.params(counts))
+
+    def describe(self) -> dict[str, Any]:
+        """What makes two searches rank alike."""
+        cost = getattr(self.cost, "__qualname__", type(self.cost).__qualname__) if callable(self.cost) else self.cost
+        known = getattr(self.error, "describe", None)
+        error = known() if known else getattr(self.error, "__qualname__", type(self.error).__qualname__)
+        return {"error": error, "cost": cost, "rebuild": self.rebuild}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread on the CPU meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,151 @@
+"""Candidates shared out over processes: local workers, or the ranks of `accelerate launch`. The results are one's own.
+
+A worker that dies (out of memory, killed) costs its candidate a second try, in a new worker; three deaths over one
+candidate are an error. Of several ranks each takes every so-many-th candidate, and all get all results; when one dies
+the launch ends, and starting it again goes on from the last generation.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from prunekit.errors import InputError, PrunekitError, RuntimeFailure
+from prunekit.methods.eapruning.space import Counts
+
+Values = tuple[float, float]
+Work = Callable[[Counts], Values]
+TRIES = 3
+
+
+@contextmanager
+def shared_out(work: Work, processes: int) -> Iterator[Callable[[Sequence[Counts]], Iterator[tuple[int, Values]]]]:
+    """Gives evaluate(candidates) -> (place, values) as they come.
+
+    processes: local ones, 1 = this one alone. Raises RuntimeFailure when a candidate kills its workers, and what `work`
+    raises.
+    """
+    if type(processes) is not int or processes < 1:
+        raise InputError(f"processes is a whole number from 1 on, got {processes!r}.")
+    if processes == 1:
+        yield lambda candidates: ((n, work(each)) for n, each in enumerate(candidates))
+        return
+    crew = _Crew(work, processes)
+    try:
+        yield crew.evaluate
+    finally:
+        crew.end()
+
+
+def by_rank(work: Work) -> Callable[[Sequence[Counts]], Iterator[tuple[int, Values]]]:
+    """The same over the processes of `accelerate launch`: this rank's share, then everybody's results."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+
+    def evaluate(candidates: Sequence[Counts]) -> Iterator[tuple[int, Values]]:
+        mine = range(state.process_index, len(candidates), state.num_processes)
+        found: list[tuple[int, Values]] = [(n, work(candidates[n])) for n in mine]
+        yield from sorted(gather_object(found))
+
+    return evaluate
+
+
+def ranks() -> int:
+    """Processes that `accelerate launch` or torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class _Crew:
+    """Worker processes, each with one candidate in hand at most."""
+
+    def __init__(self, work: Work, size: int) -> None:
+        # a forked worker shares the factors' memory; CUDA and other systems need a fresh interpreter
+        fork = sys.platform == "linux" and not torch.cuda.is_initialized()
+        self.context: Any = multiprocessing.get_context("fork" if fork else "spawn")
+        self.work = work
+        self.members = [self._hire() for _ in range(size)]
+
+    def _hire(self) -> tuple[BaseProcess, Connection]:
+        ours, theirs = self.context.Pipe()
+        worker = self.context.Process(target=_serve, args=(self.work, theirs), daemon=True)
+        worker.start()
+        theirs.close()
+        return worker, ours
+
+    def evaluate(self, candidates: Sequence[Counts]) -> Iterator[tuple[int, Values]]:
+        """(place, values) in the order in which they are done."""
+        waiting, deaths = list(range(len(candidates)))[::-1], dict.fromkeys(range(len(candidates)), 0)
+        busy: dict[Connection, int] = {}
+        while waiting or busy:
+            for _, pipe in self.members:
+                if waiting and pipe not in busy:
+                    busy[pipe] = waiting.pop()
+                    _send(pipe, candidates[busy[pipe]])
+            for pipe in wait(list(busy)):
+                assert isinstance(pipe, Connection)
+                place = busy.pop(pipe)
+                try:
+                    answer = pipe.recv()
+                except (EOFError, ConnectionError):
+                    deaths[place] += 1
+                    self._replace(pipe, candidates[place], deaths[place])
+                    waiting.append(place)
+                    continue
+                if isinstance(answer, Exception):
+                    raise answer
+                yield place, answer
+
+    def _replace(self, pipe: Connection, counts: Counts, deaths: int) -> None:
+        number = next(n for n, (_, own) in enumerate(self.members) if own is pipe)
+        worker = self.members[number][0]
+        worker.join(5)
+        if deaths >= TRIES:
+            raise RuntimeFailure(
+                f"{deaths} workers died over the candidate {counts[:4]}... (exit code {worker.exitcode}; -9 is often "
+                "memory running out). Use fewer processes, or a smaller batch of the error's images."
+            )
+        pipe.close()
+        self.members[number] = self._hire()
+
+    def end(self) -> None:
+        """Stop all."""
+        for worker, pipe in self.members:
+            pipe.close()
+            worker.terminate()
+            worker.join(5)
+
+
+def _send(pipe: Connection, counts: Counts) -> None:
+    with suppress(BrokenPipeError, ConnectionError):  # it is dead: reading from it will say so
+        pipe.send(counts)
+
+
+def _serve(work: Work, pipe: Connection) -> None:
+    """A worker's life: one candidate after the other until the pipe closes."""
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    while True:
+        try:
+            while not pipe.poll(5):
+                if os.getppid() != parent:  # it was killed, and other workers hold its end of the pipe open
+                    return
+            counts = pipe.recv()
+        except (EOFError, ConnectionError, KeyboardInterrupt):
+            return
+        try:
+            answer: Any = work(counts)
+        except PrunekitError as err:
+            answer = err
+        except Exception as err:  # whatever it is, it belongs to the one who asked
+            answer = RuntimeFailure(f"a worker failed on the candidate {counts[:4]}...: {type(err).__name__}: {err}")
+        pipe.send(answer)

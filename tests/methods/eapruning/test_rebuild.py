@@ -1,0 +1,220 @@
+"""Rebuilt weights against torch.linalg.lstsq for every number of units, and the controls that must fail."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from nets import BATCHES, IMAGES, cnn, groups_of, ready, vit
+
+from prunekit.core import PruningPlan
+from prunekit.errors import InputError, PlanError, ScoreError
+from prunekit.methods import eapruning
+from prunekit.observe.grams import patches
+from prunekit.reconstruct import reconstruct, solvable
+from prunekit.surgery import prune
+from prunekit.surgery.cut import mask
+
+
+def rows(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """All a layer reads, with a one, and what it answers: (S, D), (S, O) float64."""
+    layer, seen = model.get_submodule(name), []
+    draw = torch.Generator().manual_seed(0)
+    hook = layer.register_forward_pre_hook(lambda m, a: seen.append(patches(m, a[0], 10**6, draw).double()))
+    with torch.no_grad():
+        for x, _ in BATCHES:
+            model(x)
+    hook.remove()
+    x_SD = torch.cat(seen)
+    weight_OD = layer.weight.detach().double().flatten(1)
+    y_SO = x_SD @ weight_OD.T
+    if layer.bias is None:
+        return x_SD, y_SO
+    return torch.cat([x_SD, torch.ones(len(x_SD), 1).double()], 1), y_SO + layer.bias.detach().double()
+
+
+@pytest.mark.parametrize("make", [cnn, vit])
+def test_every_subset_size_is_the_least_squares_solution(make) -> None:
+    model = make()
+    ours = ready(model)
+    checked = 0
+    for name, each in ours.solvers.items():
+        if each.condition > 1e8:  # the head sees means over 24 images that are much alike
+            continue
+        x_SD, y_SO = rows(model, name.removesuffix(".weight"))
+        group = each.groups[-1]
+        for units in range(1, ours.space.groups[group].size + 1):
+            chosen = dict(zip(ours.space.names, ours.space.whole)) | {group: units}
+            keep = each.keep(chosen)
+            wanted = torch.linalg.lstsq(x_SD[:, keep], y_SO, driver="gelsd").solution.T
+            found = each.solve(chosen)
+            assert (found[:, keep] - wanted).abs().max() < 1e-6 * wanted.abs().max(), (name, units)
+            gone = torch.ones(found.shape[1], dtype=torch.bool)
+            gone[keep] = False
+            assert not found[:, gone].any()
+            checked += 1
+    assert checked >= 40
+
+
+def test_a_wrong_block_is_not_the_solution() -> None:
+    """Control: the trailing block, or another order's leading one, misses by much more than the bound."""
+    model = cnn()
+    ours, other = ready(model), ready(model, seed=1)
+    chosen = dict(zip(ours.space.names, ours.space.whole)) | {"inner": 4}
+    right, wrong = (r.solvers["back.weight"].solve(chosen) for r in (ours, other))
+    assert ours.space.order["inner"][:4] != other.space.order["inner"][:4]
+    assert (right - wrong).abs().max() > 1e-2 * right.abs().max()
+
+
+@pytest.mark.parametrize("make", [cnn, vit])
+def test_masked_and_rebuilt_is_pruned_and_rebuilt(make) -> None:
+    """Two ways that meet at the Gram matrices only: zeros in a full-size net, reconstruct on the small one."""
+    model = make()
+    ours = ready(model)
+    state = copy.deepcopy(model.state_dict())
+    for counts in ours.space.draw(3, seed=5):
+        plan = ours.space.plan(counts)
+        cut = prune(model, ours.space.groups, plan)
+        library = reconstruct(model, cut, ours.space.groups, plan, BATCHES, samples=10**6, ridge=0.0)
+        with torch.no_grad():
+            masked, small = ours.masked(counts)(IMAGES), ours.small(counts)(IMAGES)
+            torch.testing.assert_close(masked, small, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(library(IMAGES), small, rtol=1e-3, atol=1e-4)
+            assert (cut(IMAGES) - small).abs().max() > 1e-2  # without rebuilding it is another network
+            plain = ours.masked(counts, rebuild=False)(IMAGES)
+            torch.testing.assert_close(plain, mask(model, ours.space.groups, plan)(IMAGES), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(ours.masked(ours.space.whole)(IMAGES), model(IMAGES))
+
+
+def test_size_of_heads_too() -> None:
+    model = vit()
+    space = eapruning.space(model, groups_of(model, heads="dimension"))
+    ours = eapruning.rebuilder(model, space, BATCHES, samples=100)
+    counts = tuple(size // 2 for size in space.whole)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.masked(counts)(IMAGES), ours.small(counts)(IMAGES), rtol=1e-3, atol=1e-4)
+
+
+def test_depthwise_kernels_stay_and_that_is_best() -> None:
+    """On the original inputs the least-squares scale of a kept channel's kernel is 1."""
+    model = cnn()
+    ours = ready(model)
+    counts = ours.space.draw(1, seed=3)[0]
+    small = ours.small(counts)
+    kept = ours.space.plan(counts).keep["stem"]
+    assert "deep.weight" not in ours.solvers and torch.equal(small.deep.weight, model.deep.weight[list(kept)])
+    seen = []
+    draw = torch.Generator().manual_seed(0)
+    model.deep.register_forward_pre_hook(lambda m, a: seen.append(patches(m, a[0], 50, draw).double()))
+    model(IMAGES)
+    x_SCP = seen[0].detach().reshape(-1, 8, 9)
+    y_SC = (x_SCP * model.deep.weight.detach().double().flatten(1)).sum(2)
+    scale = torch.linalg.lstsq(y_SC.T[..., None], y_SC.T[..., None]).solution.flatten()
+    torch.testing.assert_close(scale, torch.ones(8).double())
+
+
+def test_asymmetric_fits_what_the_cut_network_sees() -> None:
+    model = cnn()
+    ours = ready(model)
+    better = 0
+    for counts in ours.space.draw(6, seed=2):
+        one, other = ours.small(counts), eapruning.asymmetric(ours, counts, BATCHES, samples=10**6)
+        with torch.no_grad():
+            gaps = [float((m(IMAGES) - model(IMAGES)).square().mean()) for m in (one, other)]
+        better += gaps[1] < gaps[0]
+    assert better >= 5
+    # the last layer's own fit: nothing on these inputs comes nearer to the original's answers
+    seen: list[Tensor] = []
+    other.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        answer = other(IMAGES).double()
+        rows_SD = torch.cat([seen[0], torch.ones(len(IMAGES), 1)], 1).double()
+        best = torch.linalg.lstsq(rows_SD, model(IMAGES).double()).solution
+        torch.testing.assert_close(answer, rows_SD @ best, rtol=1e-3, atol=1e-4)
+
+
+def test_ridge_by_condition_number() -> None:
+    dice = torch.Generator().manual_seed(0)
+    q, _ = torch.linalg.qr(torch.randn(20, 20, generator=dice, dtype=torch.float64))
+    for low, wanted in ((1e-3, False), (1e-12, True)):
+        values = torch.logspace(0, torch.tensor(low).log10().item(), 20, dtype=torch.float64)
+        gram = (q * values) @ q.T
+        factor, ridge, condition = solvable(gram, condition=1e8)
+        assert (ridge > 0) == wanted
+        assert condition == pytest.approx(1 / low, rel=0.05)
+        left = torch.linalg.cond(factor @ factor.T)
+        assert left <= 1.05e8
+        for n in (3, 11):  # every leading block is conditioned at least as well
+            assert torch.linalg.cond((factor @ factor.T)[:n, :n]) <= left * (1 + 1e-6)
+    with pytest.raises(InputError, match="condition is 1"):
+        solvable(torch.eye(3).double(), condition=1)
+
+
+def test_singular_and_too_few_samples_are_said_and_survived() -> None:
+    model = cnn()
+    with torch.no_grad():
+        model.inner.weight[4], model.inner.bias[4] = 0, 0  # a dead channel
+    with pytest.warns(RuntimeWarning, match=r"'back.weight' \(1 of 10 inputs are always 0\) is singular"):
+        ours = ready(model)
+    space = ours.space
+    with torch.no_grad():
+        assert torch.isfinite(ours.masked(space.draw(1, seed=0)[0])(IMAGES)).all()
+    with pytest.warns(
+        RuntimeWarning, match=r"fewer samples than unknowns in .*'inner.weight' \(24 samples, 73 unknowns"
+    ):
+        few = eapruning.rebuilder(cnn(), space, BATCHES, samples=1)
+    with torch.no_grad():
+        assert torch.isfinite(few.masked(space.draw(1, seed=0)[0])(IMAGES)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready(cnn())
+
+
+def test_bad_input() -> None:
+    model = cnn()
+    ours = ready(model)
+    with pytest.raises(PlanError, match="a candidate has 5 counts"):
+        ours.masked((1, 2))
+    with pytest.raises(PlanError, match="'inner' has 10 units; it cannot keep 11"):
+        ours.masked(tuple(11 if n == "inner" else 1 for n in ours.space.names))
+    with pytest.raises(ScoreError, match="eapruning looks at data"):
+        eapruning.rebuilder(model, ours.space, None)
+    with pytest.raises(ScoreError, match="nan or inf"):
+        eapruning.rebuilder(model, ours.space, [(IMAGES * torch.nan, 0)])
+    with pytest.raises(InputError, match="choose is 'random' or 'l1'"):
+        eapruning.space(model, ours.space.groups, choose="best")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="step is a whole number"):
+        eapruning.space(model, ours.space.groups, step=0)
+    whole = groups_of(vit())
+    with pytest.raises(InputError, match="nothing to search"):
+        eapruning.space(vit(), whole.only([n for n, g in whole.items() if not g.exact]))
+
+
+def test_the_space() -> None:
+    model = vit()
+    groups = groups_of(model)
+    space = eapruning.space(model, groups, step=16, max_ratio=0.8)
+    assert [groups[n].kind for n in space.names] == ["head", "neuron"] * 2  # the embedding stays as it is
+    assert space.whole == (4, 96, 4, 96) and space.counts(0 * space.levels) == (1, 32, 1, 32)
+    assert space.counts(space.levels) == space.whole and space.macs(space.whole) > space.macs((1, 32, 1, 32))
+    for how in ("uniform", "spread"):
+        drawn = space.draw(50, seed=0, how=how)
+        assert len(set(drawn)) == 50 and drawn == space.draw(50, seed=0, how=how)
+        assert all(
+            count in range(low, size + 1) for c in drawn for count, low, size in zip(c, (1, 32) * 2, space.whole)
+        )
+    assert len(eapruning.space(model, groups.only(space.names[:1])).draw(50, seed=0)) == 4
+    norms = eapruning.space(model, groups, choose="l1").order["blocks.0.mlp.fc1"]
+    weights = model.blocks[0].mlp.fc1.weight.abs().sum(1)
+    assert norms[0] == int(weights.argmax()) and norms[-1] == int(weights.argmin())
+    plan = space.plan((2, 48, 4, 96))
+    assert isinstance(plan, PruningPlan) and len(plan.keep["blocks.0.attn.qkv"]) == 2
