@@ -35,8 +35,8 @@ def knapsack_plan(table: LatencyTable, groups: Groups, scores: Scores, ratio: fl
     dense = table.total_ms(groups.shapes)
     queue = [entry for name in scores for entry in [state.best(name)] if entry]
     heapq.heapify(queue)
-    total = dense
-    while total > (1 - ratio) * dense:
+    total, wanted = dense, (1 - ratio) * dense
+    while total > wanted:
         if not queue:
             raise BudgetError(
                 f"asked to remove {ratio:.1%} of {dense:.2f} ms, but within the limits {1 - total / dense:.1%} is the "
@@ -49,7 +49,7 @@ def knapsack_plan(table: LatencyTable, groups: Groups, scores: Scores, ratio: fl
         if fresh[0] > price * (1 + 1e-9):
             heapq.heappush(queue, fresh)
             continue
-        total -= state.cut(name, fresh[3])
+        total -= state.cut(name, state.gentlest(name, fresh[3], total - wanted))
         following = state.best(name)
         if following:
             heapq.heappush(queue, following)
@@ -69,19 +69,34 @@ class _State:
             name: [layer for layer in table.layers if layer.tensor in {m.tensor for m in groups[name].members}]
             for name in scores
         }
+        self._after = {name: self._followers(name) for name in scores}
+
+    def _followers(self, name: str) -> float:
+        """Milliseconds that each unit of the group costs in steps that are no layer."""
+        ms, dense = self._table.followers_ms, self._groups.shapes
+        rows = (m for m in self._groups[name].members if m.dim == 0 and m.tensor in ms)
+        return sum(ms[m.tensor] * m.index.shape[1] / dense[m.tensor][0] for m in rows)
 
     def best(self, name: str) -> tuple[float, int, str, int] | None:
         """(importance per millisecond, tie-breaker, group, units left) of the group's best cut, if there is one."""
         offers = []
         for cuts in AT_ONCE:
-            count = self._after(name, cuts)
+            count = self._left(name, cuts)
             if count < self.counts[name]:
                 saved = self._saved(name, count)
                 if saved > 0:
                     size, lost = self._groups[name].size, self._lost[name]
                     price = (lost[size - count] - lost[size - self.counts[name]]) / saved
                     offers.append((price, -count, name, count))
-        return min(offers) if offers else None
+        least = min((price for price, *_ in offers), default=0.0)
+        return min(
+            (offer for offer in offers if offer[0] <= least + 1e-9 * abs(least)), key=lambda o: o[1], default=None
+        )
+
+    def gentlest(self, name: str, count: int, enough: float) -> int:
+        """`count`, or more units where they save enough milliseconds too: the last cut need not overshoot."""
+        steps = {self._left(name, cuts) for cuts in range(1, AT_ONCE[-1])}
+        return max((more for more in steps if more > count and self._saved(name, more) >= enough), default=count)
 
     def cut(self, name: str, count: int) -> float:
         """Shrink the group to `count` units; the milliseconds saved."""
@@ -90,7 +105,7 @@ class _State:
         self.counts[name] = count
         return saved
 
-    def _after(self, name: str, cuts: int) -> int:
+    def _left(self, name: str, cuts: int) -> int:
         wanted = (-(-self.counts[name] // self._limits.round_to) - cuts) * self._limits.round_to
         return self._limits.kept(self._groups[name].size, max(wanted, 0))
 
@@ -99,7 +114,8 @@ class _State:
         shapes = {layer.tensor: list(self.shapes[layer.tensor]) for layer in layers}
         before = sum(self._table.layer_ms(layer, shapes[layer.tensor]) for layer in layers)
         self._shrink(name, count, shapes)
-        return before - sum(self._table.layer_ms(layer, shapes[layer.tensor]) for layer in layers)
+        after = sum(self._table.layer_ms(layer, shapes[layer.tensor]) for layer in layers)
+        return before - after + self._after[name] * (self.counts[name] - count)
 
     def _shrink(self, name: str, count: int, shapes: Mapping[str, list[int]]) -> None:
         for member in self._groups[name].members:

@@ -63,6 +63,16 @@ class Layer:
         """Of its input: (B, C, H, W), or (rows, C)."""
         return (self.grid[0], self.inputs, *self.grid[1:]) if self.kernel else (*self.grid, self.inputs)
 
+    def makes(self, shape: Sequence[int]) -> bool:
+        """May a tensor of this shape be its output, or what an operator made of it channel by channel?"""
+        if not self.kernel:
+            return len(shape) > 1 and shape[-1] == self.outputs and math.prod(shape[:-1]) == math.prod(self.grid)
+        pixels = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(self.grid[1:], self.kernel, self.stride, self.padding, self.dilation)
+        ]
+        return tuple(shape) == (self.grid[0], self.outputs, *pixels)
+
 
 def layers_of(model: nn.Module, x: Tensor) -> list[Layer]:
     """Every 2-D convolution and linear layer that one forward pass on x runs, in order; traced graphs too."""

@@ -1,10 +1,11 @@
 """A latency table: how long each layer of one network takes at several widths, measured on the runtime that counts.
 
-Each kind of layer is measured alone at a fixed share of its input and output channels, rounded to `step`, and read in
-between by bilinear interpolation. What the table leaves out (activations, resizing, attention's products) is the time
-of the whole network minus the sum of its layers, and is taken as unchanged: a plan is never promised too much.
+Each kind of layer is measured alone at some shares of its input and output channels, and read in between by bilinear
+interpolation. What is no layer (resizing, sums, copies) costs in proportion to the channels it works on, where the
+runtime tells (onnxruntime, see `nodes`). The rest of the whole network's time is taken as unchanged: a plan is never
+promised too much.
 
-Times are the smallest of some passes, on one thread in CPU time: what the layer costs when nothing else runs.
+Times are the smallest of some passes: what a layer costs when nothing else runs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from torch import Tensor, nn
 from prunekit.core import Groups, PruningPlan, Scores
 from prunekit.errors import InputError
 from prunekit.export.onnx import ready, write
+from prunekit.export.package import Job
 from prunekit.latency.knapsack import knapsack_plan
 from prunekit.latency.layers import Layer, layers_of, write_onnx
+from prunekit.latency.nodes import followers, layer_steps
 from prunekit.plan import Limits, plan_shapes
 from prunekit.runtimes import Runtime, Timing
 
@@ -40,8 +43,8 @@ class LatencyTable:
     """Times of a network's layers on one runtime. Call it with a plan for the predicted milliseconds, or give it to
     `budget_plan(groups, scores, latency_ratio=0.4, latency=table)`.
 
-    layers: of the dense network. times_ms: layer key -> ms. rest_ms: of the whole network that no layer accounts for.
-    where: device, runtime, version and threads.
+    layers: of the dense network. times_ms: layer key -> ms. rest_ms: of the whole network that no width changes.
+    where: device, runtime, version and threads. followers_ms: weight -> ms that shrink with its output channels.
     """
 
     groups: Groups = field(repr=False)
@@ -49,6 +52,7 @@ class LatencyTable:
     times_ms: Mapping[str, float] = field(repr=False)
     rest_ms: float
     where: str
+    followers_ms: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def __call__(self, plan: PruningPlan) -> float:
         """Predicted milliseconds of the network after the plan."""
@@ -56,7 +60,9 @@ class LatencyTable:
 
     def total_ms(self, shapes: Mapping[str, Sequence[int]]) -> float:
         """Predicted milliseconds with these weight shapes."""
-        return self.rest_ms + sum(self.layer_ms(layer, shapes[layer.tensor]) for layer in self.layers)
+        layers = sum(self.layer_ms(layer, shapes[layer.tensor]) for layer in self.layers)
+        dense = self.groups.shapes
+        return self.rest_ms + layers + sum(ms * shapes[t][0] / dense[t][0] for t, ms in self.followers_ms.items())
 
     def layer_ms(self, layer: Layer, shape: Sequence[int]) -> float:
         """Milliseconds of a layer of the dense network with a weight of this shape, between the measured widths."""
@@ -104,19 +110,31 @@ def latency_table(
     job = ready(model, x, None, False, False)
     layers = layers_of(job.model, job.x)
     with Runtime(runtime, threads=threads) as process, tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-        where = f"{device_name()}, {runtime} {process.version}, {threads} threads"
+        where = f"{device_name()}, {runtime} {process.version}, {threads} thread{'s' if threads > 1 else ', by steps'}"
         known = _read(cache).get(where, {})
         wanted = {v.key(): v for layer in layers for v in _variants(layer) if v.key() not in known}
-        known |= measure_layers(process, wanted.values(), Path(folder), repeats)
-        whole = Path(folder) / "whole.onnx"
-        write(job, whole)
-        process.load("whole", whole)
-        whole_ms = least_ms(process, process.time({"whole": job.x.numpy()}, repeats=repeats)["whole"])
+        steps = runtime == "ort" and threads == 1
+        measure = layer_steps if steps else measure_layers
+        known |= measure(process, wanted.values(), Path(folder), repeats)
+        whole_ms, after = _whole(process, job, layers, Path(folder), repeats, steps)
     if cache is not None:
         _write(Path(cache), {**_read(cache), where: known})
     times = {v.key(): known[v.key()] for layer in layers for v in _variants(layer)}
-    rest = max(0.0, whole_ms - sum(times[layer.key()] for layer in layers))
-    return LatencyTable(groups, tuple(layers), times, rest, where)
+    rest = max(0.0, whole_ms - sum(times[layer.key()] for layer in layers) - sum(after.values()))
+    return LatencyTable(groups, tuple(layers), times, rest, where, after)
+
+
+def _whole(
+    process: Runtime, job: Job, layers: Sequence[Layer], folder: Path, repeats: int, steps: bool
+) -> tuple[float, dict[str, float]]:
+    """(milliseconds of the network, `followers`)"""
+    file = folder / "whole.onnx"
+    write(job, file)
+    if steps:
+        nodes = process.nodes(file, job.x.numpy(), repeats=repeats)
+        return sum(node.ms for node in nodes), followers(nodes, layers)
+    process.load("whole", file)
+    return least_ms(process, process.time({"whole": job.x.numpy()}, repeats=repeats)["whole"]), {}
 
 
 def measure_layers(process: Runtime, layers: Iterable[Layer], folder: Path, repeats: int) -> dict[str, float]:

@@ -60,6 +60,15 @@ class Timing:
         return statistics.median(self.cpu_ms)
 
 
+@dataclass(frozen=True)
+class Node:
+    """One step of a network as a runtime executes it. op: its operator; shape: of its output; ms: its fastest pass."""
+
+    op: str
+    shape: tuple[int, ...]
+    ms: float
+
+
 class Runtime:
     """One runtime in one process; use it in a `with` block.
 
@@ -129,6 +138,16 @@ class Runtime:
         files = {name: self._store(str(i), x) for i, (name, x) in enumerate(inputs.items())}
         found = self._ask("time it", do="time", inputs=files, repeats=repeats, warmup=warmup)
         return {name: Timing(tuple(t["wall_ms"]), tuple(t["cpu_ms"])) for name, t in found.items()}
+
+    def nodes(self, path: str | os.PathLike[str], x: NDArray[Any], *, repeats: int = 10) -> list[Node]:
+        """What a file consists of when onnxruntime ("ort" alone) executes it on one thread, step by step."""
+        if self.name != "ort":
+            raise InputError(f"{self.name} does not tell what its steps cost; ort does.")
+        path = Path(path)
+        check_file(path)
+        order = {"path": os.fspath(path.absolute()), "x": self._store("x", x), "repeats": repeats}
+        found = self._ask(f"profile {path.name}", do="nodes", **order)["nodes"]
+        return [Node(node["op"], tuple(node["shape"]), node["ms"]) for node in found]
 
     def _store(self, stem: str, x: NDArray[Any]) -> str:
         file = self._folder / f"{stem}.npy"

@@ -23,13 +23,10 @@ Load = Callable[[str], Network]
 
 
 def ort(threads: int) -> tuple[str, Load]:
-    """onnxruntime on the CPU. Threads that wait sleep: spinning takes a neighbour's time."""
+    """onnxruntime on the CPU."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options = ort_options(threads)
 
     def load(path: str) -> Network:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -37,6 +34,42 @@ def ort(threads: int) -> tuple[str, Load]:
         return lambda x: list(session.run(None, {name: x}))  # type: ignore[arg-type]
 
     return onnxruntime.__version__, load
+
+
+def ort_options(threads: int) -> Any:
+    """Threads that wait sleep: spinning takes a neighbour's time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def ort_nodes(path: str, x: Array, repeats: int) -> list[dict[str, Any]]:
+    """What onnxruntime makes of the file: each node's operator, the shape of its output, its fastest pass on one
+    thread, ms."""
+    import onnxruntime
+
+    options = ort_options(1)
+    options.enable_profiling, options.profile_file_prefix = True, path
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for _ in range(repeats + 2):
+        session.run(None, {name: x})
+    trace = session.end_profiling()
+    with open(trace) as file:
+        events = json.load(file)
+    os.remove(trace)
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            args, ms = event["args"], event["dur"] / 1000
+            shape = next(iter(args["output_type_shape"][0].values())) if args.get("output_type_shape") else []
+            node = found.setdefault(event["name"], {"op": args["op_name"], "shape": shape, "ms": ms})
+            node["ms"] = min(node["ms"], ms)
+    return list(found.values())
 
 
 def openvino(threads: int) -> tuple[str, Load]:
@@ -138,6 +171,8 @@ def answer(order: dict[str, Any], networks: dict[str, Network], load: Load) -> d
         for i, y in enumerate(outputs):
             np.save(f"{order['y']}.{i}.npy", y)
         return {"outputs": len(outputs)}
+    if order["do"] == "nodes":
+        return {"nodes": ort_nodes(order["path"], np.load(order["x"]), order["repeats"])}
     inputs = {name: np.load(path) for name, path in order["inputs"].items()}
     return laps(networks, inputs, order["repeats"], order["warmup"])
 

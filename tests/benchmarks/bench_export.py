@@ -17,30 +17,42 @@ from prunekit.latency import compare, latency_table
 from prunekit.methods import l1
 from prunekit.models.deeplab import deeplabv3plus
 from prunekit.models.topformer import topformer
+from prunekit.plan import plan_macs
 
-# network, input size, fraction of the MACs removed, widths' multiple, speed-up to reach
-CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], float, int, float]] = {
-    "resnet50": (lambda: timm.create_model("resnet50"), (224, 224), 0.5, 8, 1.7),
-    "mobilenetv1": (lambda: timm.create_model("mobilenetv1_100"), (224, 224), 0.5, 8, 1.6),
-    "deit_base": (lambda: timm.create_model("deit_base_patch16_224"), (224, 224), 0.4, 8, 1.5),
-    "deeplabv3plus": (lambda: deeplabv3plus(19), (257, 513), 0.5, 8, 1.7),
-    "topformer": (lambda: topformer(19), (512, 512), 0.5, 8, 1.7),
+# network, input size, fraction of the MACs removed, speed-up to reach
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], float, float]] = {
+    "resnet50": (lambda: timm.create_model("resnet50"), (224, 224), 0.5, 1.7),
+    "mobilenetv1": (lambda: timm.create_model("mobilenetv1_100"), (224, 224), 0.5, 1.6),
+    "deit_base": (lambda: timm.create_model("deit_base_patch16_224"), (224, 224), 0.4, 1.5),
+    "deeplabv3plus": (lambda: deeplabv3plus(19), (257, 513), 0.5, 1.7),
+    "topformer": (lambda: topformer(19), (512, 512), 0.5, 1.7),
 }
+BY_TABLE = ("topformer",)  # a fifth of its time is resizing and copies, so its plan has to know where time is
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_speedup(name: str) -> None:
-    build, size, ratio, step, wanted = CASES[name]
+    build, size, ratio, wanted = CASES[name]
     torch.manual_seed(0)
     model, x = build().eval(), torch.randn(1, 3, *size)
     groups = pk.find_groups(model, x)
-    plan = pk.budget_plan(
-        groups, l1.score(model, groups), macs_ratio=ratio, how="uniform", limits=pk.Limits(round_to=step)
-    )
+    scores = l1.score(model, groups)
+    if name in BY_TABLE:
+        plan = by_table(model, groups, scores, x, ratio)
+    else:
+        plan = pk.budget_plan(groups, scores, macs_ratio=ratio, how="uniform", limits=pk.Limits(round_to=8))
     (_, small), _ = compare({"dense": model, "small": pk.prune(model, groups, plan)}, x, repeats=15, warmup=2)
     times = f"{small.cpu_speedup:.2f}x by CPU time, {small.speedup:.2f}x by wall time"
     print(f"{name}: MACs / {small.macs_ratio:.2f}, {times}")
     assert small.cpu_speedup >= wanted
+
+
+def by_table(model: nn.Module, groups: pk.Groups, scores: pk.Scores, x: torch.Tensor, ratio: float) -> pk.PruningPlan:
+    """The gentlest plan from the latency table that also removes `ratio` of the MACs."""
+    table, limits = latency_table(model, groups, x), pk.Limits(round_to=16)
+    plans = (pk.budget_plan(groups, scores, latency_ratio=r / 50, latency=table, limits=limits) for r in range(10, 45))
+    most = (1 - ratio) * plan_macs(groups, pk.PruningPlan({}, {}))
+    return next(plan for plan in plans if plan_macs(groups, plan) <= most)
 
 
 def test_a_latency_plan_beats_a_macs_plan_at_equal_importance() -> None:

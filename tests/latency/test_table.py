@@ -15,11 +15,12 @@ import prunekit as pk
 from prunekit.core import Groups, PruningPlan
 from prunekit.errors import BudgetError, InputError
 from prunekit.latency import LatencyTable, Layer, latency_table, layers_of, plot_staircase, staircase
+from prunekit.latency.nodes import followers
 from prunekit.latency.steps import Vary
 from prunekit.latency.table import _variants, least_ms
 from prunekit.models.topformer import topformer_mini
 from prunekit.plan import plan_macs, plan_shapes
-from prunekit.runtimes import Runtime, Timing
+from prunekit.runtimes import Node, Runtime, Timing
 from prunekit.surgery import find_groups, prune
 
 X = torch.randn(1, 3, 12, 12)
@@ -135,14 +136,14 @@ def test_measured_cached_and_measured_again_elsewhere(tmp_path: Path, monkeypatc
     model = net()
     groups = find_groups(model, X)
     measured: list[int] = []
-    original = module.measure_layers
+    original = module.layer_steps
 
     def counting(process, layers, folder, repeats):
         layers = list(layers)
         measured.append(len(layers))
         return original(process, layers, folder, repeats)
 
-    monkeypatch.setattr(module, "measure_layers", counting)
+    monkeypatch.setattr(module, "layer_steps", counting)
     cache = tmp_path / "latency.json"
     first = latency_table(model, groups, X, cache=cache, repeats=3)
     again = latency_table(model, groups, X, cache=cache, repeats=3)
@@ -184,6 +185,47 @@ def test_what_varies_on_a_staircase(vary: Vary, shape: tuple[int, int, int], mon
     assert steps.times_ms[1] / steps.times_ms[0] == pytest.approx(16 / 12)
     with pytest.raises(InputError, match="vary is 'both'; there are outputs, inputs, depthwise"):
         staircase([12], vary="both")  # type: ignore[arg-type]
+
+
+def test_steps_that_are_no_layer_cost_what_their_channels_cost():
+    """A sum at the first layer's output, a product with a weight, attention's product, and one that fits no layer."""
+    layers = layers_of(net(), X)
+    nodes = [
+        Node("Conv", (1, 32, 12, 12), 5.0),
+        Node("Resize", (1, 32, 12, 12), 3.0),
+        Node("Add", (1, 64, 6, 6), 1.0),
+        Node("MatMul", (1, 10), 1.0),
+        Node("FusedMatMul", (1, 4, 7, 7), 1.0),
+    ]
+    assert followers(nodes, layers) == {"0.weight": 3.0, "3.weight": 1.0}
+
+
+def test_a_plan_knows_what_shrinks_with_its_channels():
+    """Equal scores and layers that cost nothing: what follows the wide layer is cut, what belongs to nobody stays."""
+    model = net()
+    groups = find_groups(model, X)
+    scores = {name: torch.ones(group.size) for name, group in groups.items()}
+    table = replace(made_up(model, X, groups, lambda layer: 1e-6), rest_ms=1.0, followers_ms={"3.weight": 8.0})
+    plan = pk.budget_plan(groups, scores, latency_ratio=0.4, latency=table)
+    assert len(plan.keep["3"]) == 32 and len(plan.keep["0"]) == 32
+    assert table(plan) == pytest.approx(1 + 8 * 32 / 64, rel=1e-3)
+    with pytest.raises(BudgetError, match=r"\(1.00 ms belong to no layer\)"):
+        pk.budget_plan(groups, scores, latency_ratio=0.95, latency=table)
+
+
+def test_a_table_adds_up_to_the_network():
+    """What it predicts for the dense network is what onnxruntime's steps take together, and nothing counts twice."""
+    model, x = topformer_mini().eval(), torch.randn(1, 3, 64, 64)
+    groups = find_groups(model, x)
+    table = latency_table(model, groups, x, repeats=5)
+    dense = table(PruningPlan({}, {}))
+    shares = [
+        table.rest_ms,
+        sum(table.followers_ms.values()),
+        sum(table.layer_ms(layer, groups.shapes[layer.tensor]) for layer in table.layers),
+    ]
+    assert dense == pytest.approx(sum(shares)) and all(share > 0 for share in shares)
+    assert set(table.followers_ms) <= {layer.tensor for layer in table.layers}
 
 
 @pytest.mark.parametrize(("threads", "least"), [(1, 2.0), (2, 9.0)])

@@ -34,6 +34,15 @@ def test_it_runs_and_times(conv: Path):
     assert times["a"].cpu() > 0 and 0 < times["b"].wall() < 1000
 
 
+def test_steps_of_a_file(conv: Path):
+    with Runtime("ort") as runtime:
+        nodes = runtime.nodes(conv, X, repeats=3)
+        assert [node.shape for node in nodes if node.op == "Conv"] == [(1, 6, 8, 8)] or "Conv" in {n.op for n in nodes}
+        assert all(node.ms >= 0 for node in nodes) and list(conv.parent.iterdir()) == [conv]
+    with pytest.raises(InputError, match="eager does not tell"), Runtime("eager") as runtime:
+        runtime.nodes(conv, X)
+
+
 def test_a_shape_that_the_file_refuses_is_said_and_the_process_goes_on(conv: Path):
     with Runtime("ort") as runtime:
         runtime.load("net", conv)
