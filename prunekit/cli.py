@@ -30,6 +30,7 @@ TRIALS = {  # a claim, or the first letter of a paper's claims -> its runs
     "S": "prunekit.course.sirfp.trials",
     "M": "prunekit.course.mtp.trials",
     "B": "prunekit.course.bilevel.trials",
+    "E6": "prunekit.course.deploy.trials",
 }
 DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
 
@@ -116,7 +117,7 @@ def add_experiments(experiments: Any) -> None:
         paper.add_to(experiments, common).set_defaults(do=partial(run_paper, paper))
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
-    claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8, M1 to M6")
+    claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8, M1 to M6, E6")
     claims.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     claims.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     claims.add_argument("--record", action="store_true", help="also count them in the checkout's ledger, book/results")

@@ -59,6 +59,10 @@ class ChannelGroup:
         """The members that read these channels; what the certificate zeroes."""
         return tuple(m for m in self.members if m.role == "consumer")
 
+    def channels(self) -> int:
+        """How many channels one unit is wide where it is narrowest: 1 of a channel, a head's size of a head."""
+        return min((m.index.shape[1] for m in self.producers()), default=1)
+
     def __repr__(self) -> str:
         counts = f"{len(self.producers())} make, {len(self.consumers())} read"
         return f"ChannelGroup({self.name}: {self.size} x {self.kind}, {counts}{'' if self.exact else ', not exact'})"

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from prunekit.core import Groups, PruningPlan, Scores
+from prunekit.core import ChannelGroup, Groups, PruningPlan, Scores
 from prunekit.errors import BudgetError, InputError, ScoreError
 from prunekit.profiling import latency_ms
 from prunekit.surgery import prune
@@ -28,9 +28,9 @@ Normalize = Literal["mean", "none"]
 class Limits:
     """What every plan must respect.
 
-    round_to: kept units are a multiple of it. Devices like 8 (see the book's page on devices; `slim` and latency
-    tables use it); 1 here, since groups of a few channels could not lose 8. min_keep: units that stay in each group at
-    least. max_ratio: at most this fraction of a group goes.
+    round_to: kept channels are a multiple of it (of heads as many as make one). Devices like 8 (see the book's page
+    on devices; `slim` and latency tables use it); 1 here, since groups of a few channels could not lose 8. min_keep:
+    units that stay in each group at least. max_ratio: at most this fraction of a group goes.
     """
 
     round_to: int = 1
@@ -44,11 +44,14 @@ class Limits:
             )
         _check_ratio("max_ratio", self.max_ratio)
 
-    def kept(self, size: int, wanted: float) -> int:
-        """The allowed number of units nearest to `wanted` out of `size`."""
-        floor = max(self.min_keep, math.ceil(size * (1 - self.max_ratio) - 1e-9))
-        lowest = math.ceil(floor / self.round_to)
-        return min(size, max(round(wanted / self.round_to), lowest) * self.round_to)
+    def step(self, channels: int = 1) -> int:
+        """Units that go together where each is `channels` wide: of heads of 16 channels, single ones."""
+        return math.ceil(self.round_to / channels)
+
+    def kept(self, size: int, wanted: float, *, channels: int = 1) -> int:
+        """The allowed number of units nearest to `wanted` out of `size`; each unit is `channels` wide."""
+        floor, step = max(self.min_keep, math.ceil(size * (1 - self.max_ratio) - 1e-9)), self.step(channels)
+        return min(size, max(round(wanted / step), math.ceil(floor / step)) * step)
 
 
 @runtime_checkable
@@ -69,7 +72,7 @@ def uniform_plan(groups: Groups, scores: Scores, ratio: float, *, limits: Limits
     _check_ratio("ratio", ratio)
     limits = limits or Limits()
     scores = checked_scores(groups, scores)
-    counts = {name: limits.kept(groups[name].size, groups[name].size * (1 - ratio)) for name in scores}
+    counts = {name: _kept(groups[name], limits, groups[name].size * (1 - ratio)) for name in scores}
     return keep_best(groups, scores, counts, f"uniform, ratio {ratio:g}")
 
 
@@ -88,7 +91,7 @@ def global_plan(
     owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(scores.values())])
     low = flat.argsort(stable=True)[: round(ratio * len(flat))]
     removed = torch.bincount(owner[low], minlength=len(scores)).tolist()
-    counts = {n: limits.kept(groups[n].size, groups[n].size - r) for n, r in zip(scores, removed, strict=True)}
+    counts = {n: _kept(groups[n], limits, groups[n].size - r) for n, r in zip(scores, removed, strict=True)}
     return keep_best(groups, scores, counts, f"global, ratio {ratio:g}")
 
 
@@ -193,6 +196,10 @@ def keep_best(groups: Groups, scores: Mapping[str, Tensor], counts: dict[str, in
         best = score.argsort(descending=True, stable=True)[: counts[name]]
         keep[name] = tuple(sorted(best.tolist()))
     return PruningPlan({name: groups[name].size for name in keep}, keep, note)
+
+
+def _kept(group: ChannelGroup, limits: Limits, wanted: float) -> int:
+    return limits.kept(group.size, wanted, channels=group.channels())
 
 
 def _normalized(score: Tensor, how: Normalize) -> Tensor:

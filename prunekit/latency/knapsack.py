@@ -106,8 +106,10 @@ class _State:
         return saved
 
     def _left(self, name: str, cuts: int) -> int:
-        wanted = (-(-self.counts[name] // self._limits.round_to) - cuts) * self._limits.round_to
-        return self._limits.kept(self._groups[name].size, max(wanted, 0))
+        group, channels = self._groups[name], self._groups[name].channels()
+        step = self._limits.step(channels)
+        wanted = (-(-self.counts[name] // step) - cuts) * step
+        return self._limits.kept(group.size, max(wanted, 0), channels=channels)
 
     def _saved(self, name: str, count: int) -> float:
         layers = self._layers[name]

@@ -24,20 +24,22 @@ class Need:
         >=   gap - margin >= -POINT        worse by a point at most, even if the seeds were unlucky
         =    |gap| + margin <= POINT       a point apart at most, even then
 
-    So noise never helps a claim. A third method's noise does not count.
+    So noise never helps a claim. A third method's noise does not count. right: a method, or a number that the paper
+    prints, without spread.
     """
 
     left: str
     relation: Relation
-    right: str
+    right: str | float
 
     def __str__(self) -> str:
         return f"{self.left} {self.relation} {self.right}"
 
     def holds(self, values: Mapping[str, Sequence[float]]) -> bool:
         """values: method -> metric, one a seed, three at least."""
-        pair = {name: values[name] for name in (self.left, self.right)}
-        gap, margin, _ = verdict.judge(pair, self.right)[self.left]
+        ours, other = values[self.left], str(self.right)
+        pair = {self.left: ours, other: values[self.right] if isinstance(self.right, str) else [self.right] * len(ours)}
+        gap, margin, _ = verdict.judge(pair, other)[self.left]
         if self.relation == ">":
             return gap > margin
         return gap - margin >= -POINT if self.relation == ">=" else abs(gap) + margin <= POINT
@@ -94,7 +96,7 @@ def outcomes(claim: Claim, records: Iterable[Record]) -> list[Outcome]:
 
 
 def _judged(claim: Claim, settings: Mapping[str, Any], values: Mapping[str, tuple[float, ...]]) -> Outcome:
-    asked = {method for need in claim.needs for method in (need.left, need.right)}
+    asked = {method for need in claim.needs for method in (need.left, need.right) if isinstance(method, str)}
     if not claim.needs or any(len(values.get(method, ())) < ENOUGH_SEEDS for method in asked):
         return Outcome(settings, values, (), (), "open")
     held, broken = [], []

@@ -1,0 +1,1 @@
+"""Lesson 09: the runs behind the papers' claims of speed."""
