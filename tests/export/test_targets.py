@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +68,14 @@ def test_executorch(tmp_path: Path):
     assert phone.max_error != phone.max_error and json.loads(card_of(phone.path).read_text())["verified"] is False
 
 
-@pytest.mark.skipif(importlib.util.find_spec("executorch") is not None, reason="executorch is installed")
-def test_without_executorch_the_pip_line_is_said(tmp_path: Path):
+def test_without_executorch_the_pip_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Absent here, and absent in the runtime's process."""
+    monkeypatch.setitem(sys.modules, "executorch.exir", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "prunekit\[executorch\]"'):
         export(net(), X, tmp_path / "net.pte", "executorch")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "executorch.py").write_text("raise ImportError('as if it were missing')")
+    monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
     with pytest.raises(MissingDependencyError, match=r'pip install "prunekit\[executorch\]"'), Runtime("xnnpack"):
         pass
 
