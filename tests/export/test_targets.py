@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from prunekit.core import PruningPlan
 from prunekit.errors import ExportError, InputError, MissingDependencyError
 from prunekit.export import IMAGENET_INPUT, card_of, export, export_int8
 from prunekit.methods import l1
+from prunekit.plan import plan_macs
 from prunekit.runtimes import Runtime
 
 X = torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
@@ -99,6 +101,23 @@ def test_an_edited_graph_exports(tmp_path: Path):
     assert isinstance(small, torch.fx.GraphModule)
     result = export(small, x, tmp_path / "swin.onnx")
     assert result.max_error < 1e-5
+
+
+def test_a_segformer_of_another_library_is_pruned_and_exports(tmp_path: Path):
+    """segmentation-models-pytorch's: sizes computed in its code, heads, a mixing layer between two linear ones."""
+    torch.manual_seed(0)
+    peer, x = smp.Segformer("mit_b0", encoder_weights=None, classes=5).eval(), torch.randn(1, 3, 64, 64)
+    groups = pk.find_groups(peer, x)
+    plan = pk.budget_plan(groups, l1.score(peer, groups), macs_ratio=0.5, how="uniform")
+    small = pk.prune(peer, groups, plan)
+    result = export(small, x, tmp_path / "segformer.onnx", meta={"plan": plan})
+    with Runtime("ort") as runtime, torch.no_grad():
+        runtime.load("net", result.path)
+        (found,) = runtime.run("net", x.numpy())
+        truth = small.double()(x.double())
+    assert np.abs(found - truth.numpy()).max() < 1e-4 * truth.abs().max() and result.argmax_agreement > 0.999
+    made_by = json.loads({p.key: p.value for p in onnx.load(result.path).metadata_props}["prunekit.made_by"])
+    assert made_by["macs"] == plan_macs(groups, plan) <= plan_macs(groups, PruningPlan({}, {})) / 2
 
 
 def test_int8_is_smaller_and_agrees(tmp_path: Path):

@@ -19,7 +19,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit.core import Groups, Scores
 from prunekit.course.experiments import Row, carry_out
@@ -85,7 +85,8 @@ def run(
         for seed in range(seeds)
         for network in networks
     }
-    carry_out(todo, lambda each: measure(each[1], each[0], how), of=lambda row, found: found[row.method])
+    out.mkdir(parents=True, exist_ok=True)
+    carry_out(todo, lambda each: measure(each[1], each[0], how, out), of=lambda row, found: found[row.method])
 
 
 def methods(network: Network) -> list[str]:
@@ -93,19 +94,22 @@ def methods(network: Network) -> list[str]:
     return [network.name, *(network.pruned(rounding) for rounding in ROUNDINGS)]
 
 
-def measure(network: Network, seed: int, how: Settings) -> dict[str, dict[str, Any]]:
-    """Method -> what it takes, relative to the dense network, in turns."""
-    torch.manual_seed(seed)
+def measure(network: Network, seed: int, how: Settings, out: Path) -> dict[str, dict[str, Any]]:
+    """Method -> what it takes, relative to the dense network, in turns. The dense file stays in `out` for other seeds."""
+    torch.manual_seed(0)
     dense, x = network.build().eval(), torch.randn(how.batch, 3, how.size, how.size)
     groups = find_groups(dense, x)
-    scores = candidate(groups, seed)
-    models = {"dense": dense, network.name: dense}
-    for rounding, step in ROUNDINGS.items():
-        plan = budget_plan(
-            groups, scores, macs_ratio=network.ratio, normalize="none", limits=Limits(round_to=step, max_ratio=0.9)
-        )
-        models[network.pruned(rounding)] = prune(dense, groups, plan)
-    return timed(models, x, how)
+    scores, whole = candidate(groups, seed), out / f"{network.name}-{how.batch}-{how.size}.onnx"
+    if not whole.exists():
+        export_onnx(dense, x, whole)
+    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+        files = {"dense": whole, network.name: whole}
+        for rounding, step in ROUNDINGS.items():
+            limits = Limits(round_to=step, max_ratio=0.9)
+            plan = budget_plan(groups, scores, macs_ratio=network.ratio, normalize="none", limits=limits)
+            small = prune(dense, groups, plan)
+            files[network.pruned(rounding)] = export_onnx(small, x, Path(folder) / f"{step}.onnx").path
+        return timed(files, how)
 
 
 def candidate(groups: Groups, seed: int) -> Scores:
@@ -120,12 +124,9 @@ def candidate(groups: Groups, seed: int) -> Scores:
     }
 
 
-def timed(models: Mapping[str, nn.Module], x: Tensor, how: Settings) -> dict[str, dict[str, Any]]:
-    """Every model but the first against the first, by CPU time on one thread of onnxruntime."""
-    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-        made = {id(m): export_onnx(m, x, Path(folder) / f"{i}.onnx").path for i, m in enumerate(set(models.values()))}
-        files = {name: made[id(model)] for name, model in models.items()}
-        rows, missed = bench_files(files, ["ort"], repeats=how.repeats, warmup=2)
+def timed(files: Mapping[str, Path], how: Settings) -> dict[str, dict[str, Any]]:
+    """Every file but the first against the first, by CPU time on one thread of onnxruntime."""
+    rows, missed = bench_files(files, ["ort"], repeats=how.repeats, warmup=2)
     if missed:
         raise InputError(missed[0].why)
     return {
