@@ -63,6 +63,9 @@ picture: $(READY) ## the picture of the README and of the book's first page, fro
 sizes: $(READY) ## count every network that a paper prints a size of: book/results/sizes
 	$(PY) book/sizes.py
 
+speed: $(READY) ## widths and int8 on onnxruntime, for the book's page on devices: book/results/speed
+	OMP_NUM_THREADS=1 $(PY) book/speed.py
+
 book: $(READY) ## the Jupyter Book, warnings are errors: book/_build/html/index.html
 	$(PY) book/build.py
 

@@ -132,7 +132,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     path = notebook_path("00")
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     for name in DEMO_FILES:  # a file that is there afterwards is from this run
         (args.out / name).unlink(missing_ok=True)
     print(f"running {path.name} at {read_scale()} scale ...", flush=True)
@@ -208,25 +208,33 @@ def run_claims(args: argparse.Namespace) -> int:
 
 def run_speed(args: argparse.Namespace) -> int:
     """Time the files, print the table, leave bench.csv and bench.png; exit status 1 when a runtime gave no times."""
-    from prunekit.latency import bench_files, plot_bench, report, write_csv
+    from prunekit.latency import bench_files, plot_bench, report, write_csv, write_picture
 
+    make_folder(args.out)  # before minutes of timing
     files = {
         path.stem if len({p.stem for p in args.files}) == len(args.files) else str(path): path for path in args.files
     }
     rows, missed = bench_files(files, args.runtimes.split(","), threads=args.threads, repeats=args.repeats)
     if rows:
-        args.out.mkdir(parents=True, exist_ok=True)
         write_csv(rows, args.out / "bench.csv")
-        plot_bench(rows).savefig(args.out / "bench.png", dpi=120)
+        write_picture(plot_bench(rows), args.out / "bench.png")
         print(f"{report(rows)}\nIn {args.out}/: bench.csv, bench.png")
     for gap in missed:
         print(f"prunekit: {gap.runtime}: {gap.why}", file=sys.stderr)
     return 1 if missed else 0
 
 
+def make_folder(path: Path) -> None:
+    """The folder for results. InputError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise InputError(f"cannot make the folder {path} ({err.strerror}); choose another with --out.") from err
+
+
 def choose_ledger(args: argparse.Namespace) -> None:
     """Make the folder for results. Somebody's first experiment is not a row of the book, unless --record says so."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     if not args.record:
         os.environ.setdefault("PRUNEKIT_RESULTS", str(args.out / "results"))
 

@@ -6,7 +6,7 @@ table = latency_table(model, groups, x)
 plan = budget_plan(groups, scores, latency_ratio=0.4, latency=table)
 """
 
-from prunekit.latency.bench import Missed, Row, bench_files, compare, report, write_csv
+from prunekit.latency.bench import Missed, Row, bench_files, compare, report, write_csv, write_picture
 from prunekit.latency.layers import Layer, layers_of
 from prunekit.latency.plots import plot_bench, plot_staircase
 from prunekit.latency.steps import Staircase, staircase
@@ -27,4 +27,5 @@ __all__ = [
     "report",
     "staircase",
     "write_csv",
+    "write_picture",
 ]

@@ -6,14 +6,15 @@ stands beside wall time: where other programs run too, wall time is theirs as we
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from prunekit.errors import InputError, MissingDependencyError, RuntimeFailure
 from prunekit.export import card_of, export
 from prunekit.runtimes import READS, Runtime, check_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TARGETS = {".onnx": "onnx", ".pte": "executorch", ".pt2": "torch"}  # what compare exports for a suffix
 
@@ -175,13 +179,28 @@ def report(rows: Sequence[Row]) -> str:
 
 def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     """bench.csv: one line a row, in one step."""
-    path = Path(path)
+    with _whole(Path(path)) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def write_picture(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """bench.png, in one step."""
+    with _whole(Path(path)) as part:
+        figure.savefig(part, dpi=120, format=Path(path).suffix[1:])
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name beside the path that becomes the path in the end; InputError, and nothing left, when it cannot."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+        yield part
         part.replace(path)
     except OSError as err:
-        raise InputError(f"cannot write {path} ({err.strerror}); create its folder, or choose another.") from err
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {path} ({err.strerror}); create its folder, free some space, or choose another."
+        ) from err

@@ -151,7 +151,13 @@ class Runtime:
 
     def _store(self, stem: str, x: NDArray[Any]) -> str:
         file = self._folder / f"{stem}.npy"
-        np.save(file, np.ascontiguousarray(x))
+        try:
+            np.save(file, np.ascontiguousarray(x))
+        except OSError as err:
+            raise RuntimeFailure(
+                f"cannot hand {tuple(x.shape)} to {self.name} through {self._folder.parent} ({err.strerror}); free "
+                "some space there, or set TMPDIR to another folder."
+            ) from err
         return os.fspath(file)
 
     def _ask(self, what: str, **order: Any) -> dict[str, Any]:

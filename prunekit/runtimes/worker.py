@@ -102,8 +102,8 @@ def xnnpack(threads: int) -> tuple[str, Load]:
     from importlib.metadata import version
 
     import torch
-    from executorch.extension.pybindings import portable_lib  # type: ignore[import-not-found]
-    from executorch.runtime import Runtime  # type: ignore[import-not-found]
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
 
     portable_lib._unsafe_reset_threadpool(threads)
     torch.set_num_threads(threads)
@@ -112,6 +112,8 @@ def xnnpack(threads: int) -> tuple[str, Load]:
     def load(path: str) -> Network:
         program = runtime.load_program(path)
         method = program.load_method("forward")
+        if method is None:
+            raise ValueError(f"{path} has no method 'forward'")
         return lambda x: [y.numpy() for y in method.execute([torch.from_numpy(x)])]
 
     return version("executorch"), load

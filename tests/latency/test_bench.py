@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from prunekit import cli
 from prunekit.errors import InputError
 from prunekit.export import export
-from prunekit.latency import bench_files, compare
+from prunekit.latency import bench_files, compare, write_csv, write_picture
 
 X = torch.randn(1, 3, 32, 32)
 
@@ -41,6 +44,25 @@ def test_the_command_leaves_csv_and_picture(files, tmp_path: Path, capsys):
     assert int(wide["macs"]) == 64 * 27 * 30**2 + 64 * 64 * 9 * 28**2
     assert (tmp_path / "new" / "bench.png").read_bytes()[1:4] == b"PNG"
     assert "ideal" in capsys.readouterr().out
+
+
+def test_places_that_cannot_be_written_are_said_before_any_timing(files, tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    given = [str(path) for path in files.values()]
+    monkeypatch.setattr("prunekit.latency.bench.Runtime", None)  # nothing is timed
+    assert cli.main(["bench", *given, "--out", str(tmp_path / "file")]) == 2
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_half_of_a_table_or_picture(tmp_path: Path, monkeypatch):
+    def full(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    for write in (lambda: write_csv([], tmp_path / "bench.csv"), lambda: write_picture(Figure(), tmp_path / "a.png")):
+        with pytest.raises(InputError, match=r"cannot write .* \(No space left on device\); .*free some space"):
+            write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_less_work_is_faster(files):

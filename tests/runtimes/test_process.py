@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -37,8 +38,9 @@ def test_it_runs_and_times(conv: Path):
 def test_steps_of_a_file(conv: Path):
     with Runtime("ort") as runtime:
         nodes = runtime.nodes(conv, X, repeats=3)
-        assert [node.shape for node in nodes if node.op == "Conv"] == [(1, 6, 8, 8)] or "Conv" in {n.op for n in nodes}
-        assert all(node.ms >= 0 for node in nodes) and list(conv.parent.iterdir()) == [conv]
+        (layer,) = [node for node in nodes if node.op == "Conv"]
+        assert layer.shape[0] == 1 and layer.shape[2:] == (8, 8) and layer.shape[1] >= 6  # blocks may be filled up
+        assert layer.ms > 0 and list(conv.parent.iterdir()) == [conv]  # its trace is gone
     with pytest.raises(InputError, match="eager does not tell"), Runtime("eager") as runtime:
         runtime.nodes(conv, X)
 
@@ -65,6 +67,17 @@ def test_a_process_that_hangs_is_ended(conv: Path):
         runtime.timeout_s = 0.2
         with pytest.raises(RuntimeFailure, match=r"did not load conv.onnx within 0.2 s"):
             runtime.load("net", conv)
+
+
+def test_no_room_for_the_input_is_said(conv: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Runtime("ort") as runtime:
+        runtime.load("net", conv)
+        monkeypatch.setattr(np, "save", full)
+        with pytest.raises(RuntimeFailure, match=r"cannot hand \(1, 4, 8, 8\) .*No space left .*TMPDIR"):
+            runtime.run("net", X)
 
 
 def test_files_that_are_something_else(tmp_path: Path, conv: Path):

@@ -95,7 +95,7 @@ def methods(network: Network) -> list[str]:
 
 
 def measure(network: Network, seed: int, how: Settings, out: Path) -> dict[str, dict[str, Any]]:
-    """Method -> what it takes, relative to the dense network, in turns. The dense file stays in `out` for other seeds."""
+    """Method -> what it takes, relative to the dense network, in turns. The dense file stays in `out` for all seeds."""
     torch.manual_seed(0)
     dense, x = network.build().eval(), torch.randn(how.batch, 3, how.size, how.size)
     groups = find_groups(dense, x)
