@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 CALM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PRUNEKIT_SCALE=mini
 
 .NOTPARALLEL:
-.PHONY: help demo test lab book sizes notebooks bench bench-zoo lint types nbcheck nbval unit pins readme picture clean
+.PHONY: help demo test lab book sizes speed notebooks bench bench-zoo lint types nbcheck nbval unit pins readme picture clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
