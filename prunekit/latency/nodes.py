@@ -19,6 +19,7 @@ from prunekit.runtimes import Node, Runtime
 
 COPIES = ("ReorderInput", "ReorderOutput")
 PRODUCTS = ("MatMul", "FusedMatMul")  # of a weight, or of attention
+NOBODY = ""
 LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm")
 
 
@@ -33,12 +34,13 @@ def layer_steps(process: Runtime, layers: Iterable[Layer], folder: Path, repeats
 
 
 def followers(nodes: Iterable[Node], layers: Sequence[Layer]) -> dict[str, float]:
-    """Weight -> milliseconds of the steps that work on its layer's channels, but are no layer themselves."""
+    """Weight -> milliseconds of the steps that work on its layer's channels, but are no layer themselves; NOBODY's are
+    those that no width changes."""
     found: dict[str, float] = {}
     for node in nodes:
         owners = {layer.tensor for layer in layers if layer.makes(node.shape)}
         if node.op in LAYERS or (node.op in PRODUCTS and owners):
             continue
-        for owner in owners:
-            found[owner] = found.get(owner, 0.0) + node.ms / len(owners)
+        for owner in owners or {NOBODY}:
+            found[owner] = found.get(owner, 0.0) + node.ms / max(1, len(owners))
     return found

@@ -30,7 +30,7 @@ from prunekit.export.onnx import ready, write
 from prunekit.export.package import Job
 from prunekit.latency.knapsack import knapsack_plan
 from prunekit.latency.layers import Layer, layers_of, write_onnx
-from prunekit.latency.nodes import followers, layer_steps
+from prunekit.latency.nodes import NOBODY, followers, layer_steps
 from prunekit.plan import Limits, plan_shapes
 from prunekit.runtimes import Runtime, Timing
 
@@ -120,7 +120,8 @@ def latency_table(
     if cache is not None:
         _write(Path(cache), {**_read(cache), where: known})
     times = {v.key(): known[v.key()] for layer in layers for v in _variants(layer)}
-    rest = max(0.0, whole_ms - sum(times[layer.key()] for layer in layers) - sum(after.values()))
+    fixed = after.pop(NOBODY, 0.0)
+    rest = max(fixed, whole_ms - sum(times[layer.key()] for layer in layers) - sum(after.values()))
     return LatencyTable(groups, tuple(layers), times, rest, where, after)
 
 

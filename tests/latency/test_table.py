@@ -197,7 +197,7 @@ def test_steps_that_are_no_layer_cost_what_their_channels_cost():
         Node("MatMul", (1, 10), 1.0),
         Node("FusedMatMul", (1, 4, 7, 7), 1.0),
     ]
-    assert followers(nodes, layers) == {"0.weight": 3.0, "3.weight": 1.0}
+    assert followers(nodes, layers) == {"0.weight": 3.0, "3.weight": 1.0, "": 1.0}
 
 
 def test_a_plan_knows_what_shrinks_with_its_channels():
