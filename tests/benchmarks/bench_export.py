@@ -47,15 +47,14 @@ def test_speedup(name: str) -> None:
 
 
 def by_table(model: nn.Module, groups: pk.Groups, scores: pk.Scores, x: torch.Tensor, ratio: float) -> pk.PruningPlan:
-    """Of the plans that meet the MACs, the fastest by the latency table."""
-    table, hows = latency_table(model, groups, x), ("uniform", "global")
-    steps = [pk.Limits(round_to=step) for step in (8, 16)]
-    plans = [pk.budget_plan(groups, scores, macs_ratio=ratio, how=how, limits=n) for how in hows for n in steps]
-    plan = min(plans, key=table)
+    """Of the plans that meet the MACs in whole blocks of the widest processors, the faster one by the latency table."""
+    table, limits = latency_table(model, groups, x), pk.Limits(round_to=16)
+    uniform = pk.budget_plan(groups, scores, macs_ratio=ratio, how="uniform", limits=limits)
+    plan = min((uniform, pk.budget_plan(groups, scores, macs_ratio=ratio, limits=limits)), key=table)
     dense = table(pk.PruningPlan({}, {}))
     rest = table.rest_ms / dense
     print(f"no width changes {rest:.0%} of the time: {1 / (rest + (1 - rest) * ratio):.2f}x if the others halved")
-    print(f"by the table {dense / table(plan):.2f}x: {plan.note}, multiples of {steps[plans.index(plan) % 2].round_to}")
+    print(f"by the table {dense / table(plan):.2f}x: {plan.note}")
     return plan
 
 
