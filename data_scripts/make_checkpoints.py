@@ -15,22 +15,22 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from prunekit.course.setup import device_name, pick_device, versions
 from prunekit.course.tasks import load_task
-from prunekit.data.scenes import CLASSES, SceneBoxes, stack_images
-from prunekit.metrics import average_precision, evaluate, evaluating
+from prunekit.data.scenes import CLASSES, SceneBoxes, SceneCrops, stack_images
+from prunekit.metrics import average_precision, evaluate, evaluating, top1
 from prunekit.models import zoo
 from prunekit.models.ssd import SSD, default_boxes, detect, ssd_loss
-from prunekit.train import TrainConfig, finetune
+from prunekit.train import TrainConfig, classification_loss, finetune
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ RECIPES = {
     "segformer_mini": Recipe(steps=1500, lr=0.002, warmup=100),
     "topformer_mini": Recipe(steps=1000, lr=0.006, warmup=100),
     "ssd_mini": Recipe(steps=1200),
+    "resnet_mini": Recipe(images=1500, steps=300, batch=64, weight_decay=0.02),
+    "mobilenet_mini": Recipe(images=1500, steps=400, batch=64, lr=0.004, weight_decay=0.02),
+    "deit_mini": Recipe(images=1500, steps=600, batch=64, lr=0.002, weight_decay=0.02),
 }
 
 
@@ -100,6 +103,23 @@ def detection(recipe: Recipe, model: SSD) -> Work:
     return Work(loader, partial(ssd_loss, defaults_N4=defaults.to(pick_device())), measure)
 
 
+def classification(recipe: Recipe) -> Work:
+    """The kind of thing on a crop; top-1."""
+    train, test = crops(recipe.images, seed=0), crops(TEST, seed=1)
+
+    def measure(model: nn.Module) -> dict[str, Any]:
+        return {"test_top1": round(top1(model, DataLoader(test, 500)), 4)}
+
+    loader = DataLoader(train, recipe.batch, shuffle=True, drop_last=True)
+    return Work(loader, classification_loss, measure)
+
+
+@lru_cache(maxsize=2)
+def crops(count: int, *, seed: int) -> Dataset[Any]:
+    """Things of `count` scenes, made once for all networks."""
+    return SceneCrops(count, seed=seed, size=32)
+
+
 def _by_class(values: tuple[float, ...]) -> dict[str, float]:
     """Four digits for each class that occurs."""
     return {name: round(value, 4) for name, value in zip(CLASSES, values) if value == value}
@@ -119,7 +139,10 @@ def train(name: str, recipe: Recipe, out: Path) -> None:
         seed=recipe.seed,
     )
     fresh = zoo.build(name)
-    work = detection(recipe, fresh) if isinstance(fresh, SSD) else segmentation(recipe)
+    if isinstance(fresh, SSD):
+        work = detection(recipe, fresh)
+    else:
+        work = classification(recipe) if name in zoo.CLASSIFIERS else segmentation(recipe)
     model = finetune(fresh, work.loader, config, loss_fn=work.loss, checkpoint=out / f"{name}.run").model.cpu()
     state = stored(model, half=recipe.half)
     model.load_state_dict(state)
@@ -137,7 +160,8 @@ def train(name: str, recipe: Recipe, out: Path) -> None:
     }
     write(out / f"{name}.safetensors", raw)
     write(out / f"{name}.json", (json.dumps(card, indent=1) + "\n").encode())
-    print(f"{name}: {card.get('test_miou', card.get('test_ap50')):.3f}, {len(raw) / 1e6:.1f} MB in {out}")
+    (result,) = (card[key] for key in ("test_miou", "test_ap50", "test_top1") if key in card)
+    print(f"{name}: {result:.3f}, {len(raw) / 1e6:.1f} MB in {out}")
 
 
 def stored(model: nn.Module, *, half: bool) -> dict[str, Tensor]:
@@ -156,11 +180,12 @@ def write(path: Path, raw: bytes) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("names", nargs="*", choices=[*zoo.BUILDERS, []], help="which networks (default: all)")
+    known = [*zoo.BUILDERS, *zoo.CLASSIFIERS]
+    parser.add_argument("names", nargs="*", choices=[*known, []], help="which networks (default: all)")
     parser.add_argument("--out", type=Path, default=zoo.FOLDER, help="folder (default: inside the package)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.names or zoo.BUILDERS:
+    for name in args.names or known:
         train(name, RECIPES[name], args.out)
 
 

@@ -20,17 +20,18 @@ from types import ModuleType
 from typing import Any, get_args
 
 from prunekit.course import site
-from prunekit.course.commands import bilevel, mtp, sirfp
+from prunekit.course.commands import bilevel, eapruning, mtp, sirfp
 from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
 from prunekit.plan import How
 
-PAPERS = (sirfp, mtp, bilevel)
+PAPERS = (sirfp, mtp, bilevel, eapruning)
 TRIALS = {  # a claim, or the first letter of a paper's claims -> its runs
     "S": "prunekit.course.sirfp.trials",
     "M": "prunekit.course.mtp.trials",
     "B": "prunekit.course.bilevel.trials",
     "E6": "prunekit.course.deploy.trials",
+    "E": "prunekit.course.eapruning.trials",
 }
 DEMO_FILES = ("report.txt", "before_after.png", "pruned.onnx", "plan.json")
 

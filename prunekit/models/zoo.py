@@ -5,6 +5,8 @@
     bisenet_mini     ResNet-10 beside a stride-4 spatial path, two auxiliary heads: the fastest to train
     segformer_mini   MiT with a stride-2 first embedding, all-MLP decoder: the best of them, thin things included
 
+    resnet_mini, mobilenet_mini, deit_mini   classifiers of five kinds of things, crops of 32 x 32 pixels
+
 A checkpoint is NAME.safetensors beside NAME.json, its card: how it was trained, how good it is, and the sha256 of the
 weights, most of them stored in half precision. data_scripts/make_checkpoints.py made them and makes them again.
 """
@@ -23,6 +25,7 @@ from torch import nn
 
 from prunekit.errors import CheckpointError, InputError
 from prunekit.models.bisenet import bisenet_mini
+from prunekit.models.classifiers import deit_mini, mobilenet_mini, resnet_mini
 from prunekit.models.deeplab import deeplabv3_mini
 from prunekit.models.pspnet import pspnet_mini
 from prunekit.models.segformer import segformer_mini
@@ -35,11 +38,18 @@ BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "segformer_mini": segformer_mini,
 }
 
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet_mini": resnet_mini,
+    "mobilenet_mini": mobilenet_mini,
+    "deit_mini": deit_mini,
+}
+
 
 def load(name: str, *, folder: Path = FOLDER) -> nn.Module:
     """A trained mini network in eval mode, on the CPU.
 
-    All: 12 classes of the synthetic scenes, input (B, 3, 64, 128), ImageNet-normalised, weights in float32.
+    All: 12 classes of the synthetic scenes, input (B, 3, 64, 128), ImageNet-normalised, weights in float32; those of
+    CLASSIFIERS: five kinds of things, input (B, 3, 32, 32).
     Raises InputError for an unknown name, CheckpointError for a file that is missing, damaged or of another network.
     """
     model, weights = build(name), folder / f"{name}.safetensors"
@@ -66,12 +76,13 @@ def card(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path} ({err}); install prunekit again.") from err
 
 
-def build(name: str, *, classes: int = 12) -> nn.Module:
-    """The same network with fresh random weights."""
-    return BUILDERS[_known(name)](classes)
+def build(name: str, *, classes: int | None = None) -> nn.Module:
+    """The same network with fresh random weights. classes: 12, of a classifier 5, without."""
+    make = {**BUILDERS, **CLASSIFIERS}[_known(name)]
+    return make(classes or (5 if name in CLASSIFIERS else 12))
 
 
 def _known(name: str) -> str:
-    if name not in BUILDERS:
-        raise InputError(f"no mini network {name!r}; there are: {', '.join(BUILDERS)}.")
+    if name not in BUILDERS and name not in CLASSIFIERS:
+        raise InputError(f"no mini network {name!r}; there are: {', '.join([*BUILDERS, *CLASSIFIERS])}.")
     return name

@@ -35,11 +35,13 @@ def grams(
     *,
     method: str,
     samples: int = 64,
+    first: int = 0,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """The Gram matrix of each named weight's layer: weight name -> (D, D) float64, on the CPU.
 
-    samples: outputs (pixels, tokens) drawn at random from each image. Raises ScoreError, in the name of `method`,
+    samples: outputs (pixels, tokens) drawn at random from each image. first: so many of them are a linear layer's first
+    tokens, in every image (1: a transformer's class token). Raises ScoreError, in the name of `method`,
     without data, for layers that `readable` refuses, and for inputs that are not finite.
     """
     known_state(model, groups, groups)
@@ -52,7 +54,7 @@ def grams(
             if not readable(layer):
                 raise ScoreError(f"'{name}' is no plain convolution or linear layer; leave out the groups it reads.")
             assert layer is not None
-            handles.append(layer.register_forward_pre_hook(_add_to(sums, name, samples, draw)))
+            handles.append(layer.register_forward_pre_hook(_add_to(sums, name, samples, first, draw)))
         with still(model, groups), torch.no_grad():
             for x, _ in pairs(batches, model, method):
                 model(x)
@@ -101,18 +103,18 @@ class _Sum:
         return self.gram_DD.cpu()
 
 
-def _add_to(sums: dict[str, _Sum], name: str, samples: int, draw: torch.Generator) -> Callable[..., None]:
+def _add_to(sums: dict[str, _Sum], name: str, samples: int, first: int, draw: torch.Generator) -> Callable[..., None]:
     def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        sums.setdefault(name, _Sum()).add(patches(layer, args[0], samples, draw))
+        sums.setdefault(name, _Sum()).add(patches(layer, args[0], samples, draw, first=first))
 
     return hook
 
 
-def patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator) -> Tensor:
+def patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator, *, first: int = 0) -> Tensor:
     """(S, C P): what `samples` random outputs of each image are computed from."""
     if isinstance(layer, nn.Linear):
         tokens_BNC = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None]
-        return _sampled(tokens_BNC.movedim(1, -1), samples, draw)
+        return _sampled(tokens_BNC.movedim(1, -1), samples, draw, first)
     assert isinstance(layer, nn.Conv2d)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x_BCHW = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
@@ -126,10 +128,13 @@ def patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator) ->
     return _sampled(view, samples, draw)
 
 
-def _sampled(x: Tensor, samples: int, draw: torch.Generator) -> Tensor:
+def _sampled(x: Tensor, samples: int, draw: torch.Generator, first: int = 0) -> Tensor:
     """(B, C, ..., places) -> (B samples, C ...); the same places in each image of the batch."""
     sizes = x.shape[-2:] if x.ndim == 6 else x.shape[-1:]
     total = sizes.numel()
-    chosen = torch.randperm(total, generator=draw)[:samples].to(x.device)
+    drawn = torch.randperm(total, generator=draw)
+    if first:
+        drawn = torch.cat([torch.arange(min(first, total)), drawn[drawn >= first]])
+    chosen = drawn[:samples].to(x.device)
     picked = x[..., chosen // sizes[-1], chosen % sizes[-1]] if len(sizes) == 2 else x[..., chosen]
     return picked.movedim(-1, 1).flatten(0, 1).flatten(1)

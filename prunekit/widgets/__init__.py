@@ -1,12 +1,13 @@
 """Explorers for notebooks: a picture, and controls wherever Python runs. In the book and on GitHub the picture stays.
 
 Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
-channels (feature maps by score), clique (a layer as a graph, and who stays), widths (what a layer's width costs). Each
-has a plain function from state to picture, which `explore_...` shows.
+channels (feature maps by score), clique (a layer as a graph, and who stays), fronts (a search by generation), widths
+(what a layer's width costs). Each has a plain function from state to picture, which `explore_...` shows.
 """
 
 from prunekit.widgets.channels import channels_view, explore_channels
 from prunekit.widgets.clique import CliqueStudy, clique_view, explore_clique
+from prunekit.widgets.fronts import explore_fronts, front_strip, fronts_view
 from prunekit.widgets.live import View
 from prunekit.widgets.masks import MaskStudy, explore_masks, masks_view
 from prunekit.widgets.sensitivity import Sensitivity, explore_sensitivity, sensitivity, sensitivity_view
@@ -21,9 +22,12 @@ __all__ = [
     "clique_view",
     "explore_channels",
     "explore_clique",
+    "explore_fronts",
     "explore_masks",
     "explore_sensitivity",
     "explore_widths",
+    "front_strip",
+    "fronts_view",
     "masks_view",
     "sensitivity",
     "sensitivity_view",

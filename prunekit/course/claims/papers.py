@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 
 from prunekit.course.claims.claim import Claim, Need, above
+from prunekit.course.claims.eapruning import EAPRUNING
 from prunekit.course.claims.mtp import MTP
-from prunekit.course.claims.speed import E6
 from prunekit.errors import InputError
 
 SIRFP = (
@@ -87,15 +87,6 @@ DYNASEGFORMER = (
     Claim("D3", "two-stage distillation helps, either stage alone does not", "Table 4"),
     Claim("D4", "annealing the sparsity helps", "Table 5"),
     Claim("D5", "few neurons are always on, none is always off", "Figure 3"),
-)
-EAPRUNING = (
-    Claim("E1", "half of ResNet-50's MACs at 75.7 % top-1", "Tables 2 to 4"),
-    Claim("E2", "NSGA-III beats random search at equal budget", "Figure 4a"),
-    Claim("E3", "with reconstruction, L1 is no better than a random choice of channels", "Figure 4b"),
-    Claim("E4", "the number of heads is a better knob than their size", "Table 5"),
-    Claim("E5", "training from scratch is no worse than fine-tuning", "Table 5, Figure 3b"),
-    E6,
-    Claim("E7", "DeiT's last layers go first, then its first ones", "Figure 6"),
 )
 PAPERS: dict[str, tuple[Claim, ...]] = {
     "SIRFP": SIRFP,

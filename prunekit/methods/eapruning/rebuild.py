@@ -107,12 +107,14 @@ def rebuilder(
     batches: Batches | None,
     *,
     samples: int = 10,
+    first: int = 0,
     condition: float = 1e8,
     seed: int = 0,
 ) -> Rebuilder:
     """Gather the Gram matrices and factor them, one Cholesky a layer.
 
-    batches: (input, target) pairs; samples: outputs (pixels, tokens) drawn from each image. condition: larger condition
+    batches: (input, target) pairs; samples: outputs (pixels, tokens) drawn from each image, first: the
+    first so many of a linear layer's tokens always (1: the class token). condition: larger condition
     numbers get a ridge, see reconstruct.solvable. Warns, naming layers, when a Gram matrix is singular or has fewer
     samples than unknowns; the ridge keeps the solution small there. Raises ScoreError without data and for inputs that
     are not finite.
@@ -120,7 +122,7 @@ def rebuilder(
     reads = _reads(model, space)
     if not reads:
         raise ScoreError("no plain convolution or linear layer reads what may shrink, so nothing can be rebuilt.")
-    moments = grams(model, space.groups, reads, batches, method="eapruning", samples=samples, seed=seed)
+    moments = grams(model, space.groups, reads, batches, method="eapruning", samples=samples, first=first, seed=seed)
     solvers, singular, few = {}, [], []
     for name, inputs in reads.items():
         layer = layer_of(model, name)

@@ -85,6 +85,16 @@ class Found:
             return tuple(hypervolume(one) for one in self.populations)
         return tuple(hypervolume(self.candidates(n)) for n in range(len(self.generations)))
 
+    def points(self) -> tuple[tuple[tuple[float, float], ...], ...]:
+        """(cost, error) of each generation's candidates, for pictures."""
+        return tuple(tuple((c.cost, c.error) for c in one) for one in self.generations)
+
+    def within(self, cost: float) -> tuple[PruningPlan, Candidate]:
+        """The plan of the least error that costs at most so much. BudgetError when nothing is as cheap."""
+        whole = self.front()
+        best = along(whole, len(whole), window=(0.0, cost))[-1]
+        return _noted(self.space, best), best
+
     def plans(
         self, number: int, *, window: tuple[float, float] = (0.0, 1.0)
     ) -> tuple[tuple[PruningPlan, Candidate], ...]:

@@ -1,0 +1,32 @@
+"""`prunekit run eapruning`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from prunekit.course.commands.options import add_training, asked
+
+
+def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Its parser, with what all experiments share. --dataset is a preset's name here."""
+    parser = experiments.add_parser("eapruning", parents=[common], help="lesson 08: evolved widths, rebuilt weights")
+    parser.add_argument("--model", help="e.g. resnet50, mobilenetv1, deit_base, resnet_mini")
+    parser.add_argument("--macs-ratio", type=float, help="fraction of the MACs to remove")
+    parser.add_argument("--choose", choices=("random", "l1"), help="which units stay")
+    parser.add_argument("--heads", choices=("number", "dimension"), help="what attention loses")
+    parser.add_argument("--fresh", action=argparse.BooleanOptionalAction, help="train the chosen one from scratch")
+    parser.add_argument("--generations", type=int, help="of the search")
+    parser.add_argument("--processes", type=int, default=1, help="local ones that share out the candidates")
+    parser.add_argument("--pretrained", action=argparse.BooleanOptionalAction, help="weights by timm's hub")
+    add_training(parser)
+    return parser
+
+
+def run_with(args: argparse.Namespace) -> None:
+    """The preset of the scale and name, with what the command line says instead."""
+    from prunekit.course.eapruning import override, preset_of, run
+
+    names = ("model", "macs_ratio", "choose", "heads", "fresh", "generations", "pretrained")
+    preset, same = asked(args, names, preset_of, override)
+    run(preset, root=args.root, processes=args.processes, **same)

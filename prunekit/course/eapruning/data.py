@@ -1,0 +1,90 @@
+"""The pictures of EAPruning's experiment: to train on, to test on, to rebuild weights on, and held for the error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from prunekit.course.eapruning.preset import EaPruning
+from prunekit.course.experiments import pictures, segmentation
+from prunekit.data.real import ImageNet, TinyImageNet
+from prunekit.data.scenes import THINGS, SceneCrops
+from prunekit.data.transforms import classify_transform
+from prunekit.errors import DataError
+from prunekit.methods.eapruning import Error, Misclassified, MissedIoU
+from prunekit.metrics import top1
+from prunekit.train import classification_loss
+
+CLASSIFIED: dict[str, type[ImageNet]] = {"imagenet": ImageNet, "tinyimagenet": TinyImageNet}
+
+CROPPED = (300, 150)  # scenes whose things are cropped, to train and to test on
+
+
+@dataclass(frozen=True)
+class Sources:
+    """train, test: data sets of (image, target). plain: the training set without augmentation. score: "top1" or "miou",
+    measure(model): that and more, for the ledger.
+    """
+
+    train: Dataset[Any]
+    plain: Dataset[Any]
+    classes: int
+    loss: Callable[[Any, Tensor], Tensor]
+    score: str
+    measure: Callable[..., dict[str, Any]]
+
+
+def sources(preset: EaPruning, root: Path | None) -> Sources:
+    """The preset's data. DataError when the folder is not what it should be."""
+    if preset.dataset == "crops":
+        side = preset.size[0]
+        train, test = (_crops(count, seed, side) for seed, count in enumerate(CROPPED))
+        return Sources(train, train, len(THINGS), classification_loss, "top1", partial(_top1, test=test))
+    if preset.dataset not in CLASSIFIED:
+        task = pictures(preset.dataset, root, size=preset.size)
+        measure = partial(segmentation, test=task.test, classes=len(task.classes))
+        return Sources(task.train, task.train, len(task.classes), task.loss, "miou", measure)
+    if root is None:
+        raise DataError(f"where is {CLASSIFIED[preset.dataset].NAME}? Give its folder: --root PATH.")
+    reader, side = CLASSIFIED[preset.dataset], preset.size[0]
+    train = reader(root, "train", transform=classify_transform(side, train=True))
+    plain, test = (reader(root, part, transform=classify_transform(side, train=False)) for part in ("train", "val"))
+    return Sources(train, plain, len(train.classes), classification_loss, "top1", partial(_top1, test=test))
+
+
+@lru_cache(maxsize=2)
+def _crops(count: int, seed: int, side: int) -> SceneCrops:
+    """Made once for all networks."""
+    return SceneCrops(count, seed=seed, size=side)
+
+
+def _top1(model: nn.Module, *, test: Dataset[Any], workers: int = 0) -> dict[str, Any]:
+    return {"top1": top1(model, DataLoader(test, 250, num_workers=workers))}
+
+
+def split(preset: EaPruning, source: Sources, device: torch.device, *, seed: int) -> tuple[list[Any], Error]:
+    """(batches to rebuild weights on, the error on other images), both of the training set, drawn by the seed.
+
+    DataError when it has too few images.
+    """
+    there: int = len(source.plain)  # type: ignore[arg-type]
+    if there < preset.images + preset.held:
+        raise DataError(
+            f"{preset.dataset} has {there} training images; {preset.images} to rebuild on and {preset.held} for the "
+            "error are too many. Give fewer."
+        )
+    order = torch.randperm(there, generator=torch.Generator().manual_seed(seed)).tolist()
+    first, second = order[: preset.images], order[preset.images : preset.images + preset.held]
+    batches = list(DataLoader(Subset(source.plain, first), 50))
+    images, targets = next(iter(DataLoader(Subset(source.plain, second), preset.held)))
+    images, targets = images.to(device), targets.to(device)
+    if source.score == "miou":
+        return batches, MissedIoU(images, targets, source.classes, batch=20)
+    return batches, Misclassified(images, targets, batch=200)

@@ -1,0 +1,176 @@
+"""EAPruning from data to a small network: rebuild and evaluate candidates, evolve, choose from the front, train.
+
+    prunekit run eapruning                                                      # crops of scenes, on a laptop
+    prunekit run eapruning --dataset deit --macs-ratio 0.4 --processes 2
+    prunekit run eapruning --scale full --dataset resnet50 --root data/imagenet
+    accelerate launch -m prunekit.cli run eapruning --scale full ...            # many GPUs share out the candidates
+
+Stop it and start it again with the same arguments: it goes on where it was. Files in out/eapruning-DATASET-MODEL-...:
+
+    dense/ tuned/   checkpoints of training     search/     every candidate's error and cost
+    plans/NN.json   plans along the front       plan.json   the chosen one
+    front.png       the front by generation     small/      the result, for `load_pruned`
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.core import Groups, PruningPlan
+from prunekit.course import ledger
+from prunekit.course.eapruning.data import Sources, sources, split
+from prunekit.course.eapruning.preset import MODELS, EaPruning
+from prunekit.course.experiments import costs, fetched, first_process, own_device, training
+from prunekit.course.presets import Scale
+from prunekit.methods import eapruning
+from prunekit.models import zoo
+from prunekit.progressive import Training
+from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
+from prunekit.train import finetune
+from prunekit.train.config import Precision
+from prunekit.widgets import front_strip
+
+CLAIM = "eapruning"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """model: small and trained. found: the search. certificate: of the cut, before weights were rebuilt. metrics: what
+    the ledger got.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    found: eapruning.Found
+    certificate: Certificate
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A dense network ready to be searched: data, space, least squares."""
+
+    preset: EaPruning
+    source: Sources
+    model: nn.Module
+    groups: Groups
+    fitness: eapruning.Fitness
+
+    @property
+    def rebuilder(self) -> eapruning.Rebuilder:
+        """Of the fitness."""
+        return self.fitness.rebuilder
+
+
+def prepare(preset: EaPruning, source: Sources, model: nn.Module, *, seed: int = 0) -> Lab:
+    """Gather and factor. seed: which images, and which units stay."""
+    device = next(model.parameters()).device
+    batches, error = split(preset, source, device, seed=seed)
+    groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=device), heads=preset.heads)
+    space = eapruning.space(model, groups, choose=preset.choose, step=preset.step, seed=seed)
+    ready = eapruning.rebuilder(model, space, batches, samples=preset.samples, first=preset.tokens, seed=seed)
+    return Lab(preset, source, model, groups, eapruning.Fitness(ready, error))
+
+
+def dense_model(preset: EaPruning, classes: int, *, seed: int = 0) -> nn.Module:
+    """The stored network for scenes and their crops, the paper's by timm's hub, else a mini one with random weights."""
+    torch.manual_seed(seed)
+    if preset.model in MODELS:
+        return fetched(lambda: MODELS[preset.model](pretrained=preset.pretrained, num_classes=classes))
+    stored = preset.dataset in ("crops", "scenes")
+    return zoo.load(preset.model) if stored else zoo.build(preset.model, classes=classes)
+
+
+def trained(lab: Lab, small: nn.Module, task: Training, *, fresh: bool, seed: int, folder: Path | None) -> nn.Module:
+    """The chosen network, from its rebuilt weights or from scratch."""
+    start = eapruning.from_scratch(small, lab.model, seed=seed) if fresh else small
+    return finetune(start, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=folder).model
+
+
+def run(
+    preset: EaPruning,
+    *,
+    scale: Scale,
+    root: Path | None,
+    out: Path,
+    seed: int = 0,
+    precision: Precision = "no",
+    workers: int = 0,
+    processes: int = 1,
+) -> Outcome:
+    """All of it, with the result in the ledger. processes: local ones that share out the candidates.
+
+    Raises the errors of the readers, of eapruning.search and of finetune; BudgetError when the front has nothing as
+    small as asked.
+    """
+    begun, source = time.perf_counter(), sources(preset, root)
+    folder = out / f"eapruning-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
+    learn = partial(training, seed=seed, precision=precision, workers=workers)
+    model = dense_model(preset, source.classes, seed=seed).to(own_device())
+    if preset.pretrain:
+        task = learn(preset.pretrain, source.train, source.loss)
+        model = finetune(model, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=folder / "dense").model
+    lab = prepare(preset, source, model, seed=seed)
+    search = replace(preset.search, seed=seed)
+    found = eapruning.search(lab.fitness, search, processes=processes, checkpoint=folder / "search")
+    plan, worth = found.within(1 - preset.macs_ratio)
+    x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0)).to(own_device())
+    certificate = check_equivalence(model, prune(model, lab.groups, plan), lab.groups, plan, x)
+    rebuilt = lab.rebuilder.small(worth.counts)
+    task = learn(preset.tune, source.train, source.loss)
+    small = trained(lab, rebuilt, task, fresh=preset.fresh, seed=seed, folder=folder / "tuned")
+    metrics: dict[str, Any] = {}
+    if first_process():
+        measure = partial(source.measure, workers=workers)
+        before = {
+            f"{source.score}_{name}": measure(net)[source.score]
+            for name, net in (("dense", model), ("rebuilt", rebuilt))
+        }
+        metrics = {**measure(small), **before, **costs(lab.groups, plan), "hypervolume": found.hypervolumes()[-1]}
+        metrics["held_error"] = worth.error
+        _leave(found, plan, small, folder, preset.plans)
+        _report(preset, source, plan, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
+    return Outcome(small, plan, found, certificate, metrics)
+
+
+def _leave(found: eapruning.Found, plan: PruningPlan, small: nn.Module, folder: Path, number: int) -> None:
+    """Plans, the small network, the picture."""
+    (folder / "plans").mkdir(parents=True, exist_ok=True)
+    for place, (each, _) in enumerate(found.plans(number)):
+        each.save(folder / "plans" / f"{place:02d}.json")
+    plan.save(folder / "plan.json")
+    save_pruned(folder / "small", small, plan)
+    front_strip(found.points()).savefig(folder / "front.png", dpi=120)
+
+
+def _report(
+    preset: EaPruning,
+    source: Sources,
+    plan: PruningPlan,
+    metrics: dict[str, Any],
+    *,
+    scale: Scale,
+    seed: int,
+    seconds: float,
+) -> None:
+    name, how = source.score, "from scratch" if preset.fresh else "fine-tuned"
+    dense, rebuilt = metrics[f"{name}_dense"], metrics[f"{name}_rebuilt"]
+    print(f"{plan.note}\n{name}: dense {dense:.3f}, rebuilt {rebuilt:.3f}, {how} {metrics[name]:.3f}", flush=True)
+    settings = {
+        "dataset": preset.dataset,
+        "model": preset.model,
+        "image": list(preset.size),
+        "macs_ratio": round(preset.macs_ratio, 4),
+        "budget": preset.search.budget,
+        "steps": preset.tune.steps,
+        "choose": preset.choose,
+        "heads": preset.heads,
+    }
+    ledger.record(CLAIM, method=how, seed=seed, scale=scale, settings=settings, metrics=metrics, seconds=seconds)

@@ -1,0 +1,182 @@
+"""The runs behind EAPruning's claims at mini scale: searches of 300 candidates, and what comes of their plans.
+
+    prunekit run claims E2 --seeds 5 --record
+    prunekit run claims E3 E4 E5 E7 --record
+
+E2 searches four networks, evolved and at random, from starts of uniform counts as in the paper; with `, spread` the
+start draws a width for each candidate first, so that networks of all sizes occur (a stronger chance to beat). E3 to E7
+start spread, since their plans are wanted at given sizes: the largest of the front that is small enough. A seed draws
+the images to rebuild on and for the error, the order in which units go, the search, and the order of training.
+
+E4's fine-tuning and E5's take 200 steps; from scratch takes 600, as many as the dense network had, as in the paper (100
+epochs and 300), and "as short" 200. E7 takes E5's plans: "kept" is the mean of the heads and of the neurons that are
+left, of all, in the first two of eight blocks, in the last two, and between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prunekit.core import Heads
+from prunekit.course.eapruning.data import sources
+from prunekit.course.eapruning.experiment import Lab, dense_model, prepare, trained
+from prunekit.course.eapruning.preset import EaPruning, preset_of
+from prunekit.course.experiments import Row, adamw, carry_out, costs, runs_of, training
+from prunekit.errors import InputError
+from prunekit.methods import eapruning
+from prunekit.methods.eapruning import Choice, Found
+from prunekit.methods.eapruning.search import How
+from prunekit.methods.eapruning.space import Sampling
+
+HELD = {"resnet": 250, "mobilenet": 250, "deit": 250, "segmenter": 16}  # images of the error: less than the preset's
+TUNE, FRESH = 200, 600  # steps
+PARTS = {"first": (0, 1), "middle": (2, 3, 4, 5), "last": (6, 7)}  # of DeiT's blocks
+
+
+@dataclass(frozen=True)
+class Way:
+    """One run. ratio: fraction of the MACs that its plan removes, 0: the search alone. steps: of the training that
+    follows, 0 = none; fresh: from scratch.
+    """
+
+    network: str
+    how: How = "nsga3"
+    sampling: Sampling = "spread"
+    choose: Choice = "random"
+    heads: Heads = "number"
+    ratio: float = 0.0
+    steps: int = 0
+    fresh: bool = False
+
+
+SEARCHES = {
+    "nsga3": ("nsga3", "uniform"),
+    "random": ("random", "uniform"),
+    "nsga3, spread": ("nsga3", "spread"),
+    "random, spread": ("random", "spread"),
+}
+PLANS = {"−24 %": 0.24, "−42 %": 0.42}  # the paper's 13.5 G and 10.3 G of 17.8 G
+E4 = {"−30 %": 0.30, "−42 %": 0.42}  # its 12.5 G and 10.3 G
+
+
+def ways(network: str) -> dict[str, dict[str, Way]]:
+    """Claim -> method in the ledger -> run, for one network."""
+    found = {"E2": {name: Way(network, how, start) for name, (how, start) in SEARCHES.items()}}  # type: ignore[arg-type]
+    if network == "resnet":
+        found["E3"] = {f"{choose} choice": Way(network, choose=choose) for choose in ("random", "l1")}  # type: ignore[arg-type]
+    if network == "deit":
+        tuned, fresh = partial(Way, network, steps=TUNE), partial(Way, network, steps=FRESH, fresh=True)
+        found["E4"] = {
+            f"{heads} {n}": tuned(heads=heads, ratio=r) for heads in ("number", "dimension") for n, r in E4.items()
+        }
+        found["E5"] = {
+            **{f"from scratch {n}": fresh(ratio=r) for n, r in PLANS.items()},
+            **{f"fine-tuned {n}": tuned(ratio=r) for n, r in PLANS.items()},
+            **{f"from scratch, as short {n}": fresh(ratio=r, steps=TUNE) for n, r in PLANS.items()},
+        }
+        found["E7"] = {f"{part} {n}": Way(network, ratio=r) for n, r in PLANS.items() for part in PARTS}
+    return found
+
+
+NETWORKS = tuple(HELD)
+
+
+class Bench:
+    """Searches and networks, each made once."""
+
+    def __init__(self, seed: int, out: Path) -> None:
+        self.seed, self.out = seed, out
+        self._labs: dict[Any, Lab] = {}
+
+    def lab(self, way: Way) -> Lab:
+        """The network, ready to be searched."""
+        key = (way.network, way.choose, way.heads)
+        if key not in self._labs:
+            given = replace(preset(way.network), choose=way.choose, heads=way.heads)
+            source = sources(given, None)
+            self._labs = {key: prepare(given, source, dense_model(given, source.classes), seed=self.seed)}
+        return self._labs[key]
+
+    def found(self, way: Way) -> Found:
+        """Its search; what the folder holds is not evaluated again."""
+        lab = self.lab(way)
+        settings = replace(lab.preset.search, sampling=way.sampling, seed=self.seed)
+        name = "-".join([way.network, way.how, way.sampling, way.choose, way.heads, str(self.seed)])
+        return eapruning.search(lab.fitness, settings, how=way.how, checkpoint=self.out / name, quiet=True)
+
+    def measure(self, way: Way) -> dict[str, Any]:
+        """What the ledger gets."""
+        found, lab = self.found(way), self.lab(way)
+        ends = found.hypervolumes()
+        metrics: dict[str, Any] = {"hypervolume": ends[-1], "hypervolumes": list(ends)}
+        metrics["front"] = [[c.cost, c.error] for c in found.front()]
+        if not way.ratio:
+            return metrics
+        plan, worth = found.within(1 - way.ratio)
+        metrics |= {**costs(lab.groups, plan), "held_error": worth.error, "counts": list(worth.counts)}
+        metrics["kept"] = kept(found.space, worth.counts)
+        if way.steps:
+            small = lab.rebuilder.small(worth.counts)
+            stretch = adamw(way.steps, lab.preset.tune.batch, lab.preset.tune.lr)
+            task = training(stretch, lab.source.train, lab.source.loss, seed=self.seed)
+            quiet = replace(task, config=replace(task.config, quiet=True))
+            metrics |= {f"{name}_rebuilt": value for name, value in lab.source.measure(small).items()}
+            metrics |= lab.source.measure(trained(lab, small, quiet, fresh=way.fresh, seed=self.seed, folder=None))
+        return metrics
+
+
+def kept(space: eapruning.Space, counts: eapruning.Counts) -> dict[str, float]:
+    """Part of DeiT -> the fraction of its heads and neurons that stays; empty for other networks."""
+    shares: dict[int, list[float]] = {}
+    for name, count, size in zip(space.names, counts, space.whole, strict=True):
+        if name.startswith("blocks."):
+            shares.setdefault(int(name.split(".")[1]), []).append(count / size)
+    if not shares:
+        return {}
+    return {part: sum(sum(shares[b]) / len(shares[b]) for b in blocks) / len(blocks) for part, blocks in PARTS.items()}
+
+
+def preset(network: str) -> EaPruning:
+    """The mini preset with fewer images for the error, since there are many searches."""
+    given = preset_of("mini", network)
+    return replace(given, held=HELD[network], images=given.images if network != "segmenter" else 30)
+
+
+def settings(claim: str, way: Way) -> Mapping[str, Any]:
+    """What the runs of a comparison share."""
+    given = preset(way.network)
+    shared = {
+        "model": given.model,
+        "dataset": given.dataset,
+        "budget": given.search.budget,
+        "images": given.images,
+        "held": given.held,
+        "samples": given.samples,
+        "step": given.step,
+    }
+    return shared if claim in ("E2", "E3", "E7") else {**shared, "batch": given.tune.batch, "lr": given.tune.lr}
+
+
+def run(claims: Iterable[str], *, seeds: int, out: Path, networks: Iterable[str] = NETWORKS) -> None:
+    """Do what the ledger does not hold yet, one record for every claim that a run is for."""
+    wanted = list(claims)
+    known = {claim for network in NETWORKS for claim in ways(network)}
+    if unknown := [claim for claim in wanted if claim not in known]:
+        raise InputError(f"no runs for {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
+    todo: dict[tuple[int, Way], list[Row]] = {}
+    for network in networks:
+        there = ways(network)
+        todo |= runs_of([claim for claim in wanted if claim in there], there, seeds=seeds, settings=settings)
+    benches = {seed: Bench(seed, out / "eapruning") for seed in range(seeds)}
+    carry_out(todo, lambda one: benches[one[0]].measure(one[1]), of=_of)
+
+
+def _of(row: Row, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """E7 is about one part of the network."""
+    if row.claim != "E7":
+        return metrics
+    return {**metrics, "kept": metrics["kept"][row.method.split()[0]], "parts": metrics["kept"]}

@@ -1,0 +1,154 @@
+"""EAPruning: seconds and bytes of a ResNet-50 candidate, of gathering its Gram matrices, and of a whole mini search.
+
+Seconds are of the CPU, of one thread: what the code costs when nothing else runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from prunekit.methods import eapruning
+from prunekit.methods.eapruning import Fitness, Settings
+from prunekit.methods.eapruning.leading import solver
+from prunekit.models.classifiers import resnet_mini
+from prunekit.observe import grams
+from prunekit.observe.maps import layer_of
+from prunekit.surgery import find_groups
+
+SAMPLES = (
+    5000  # of lstsq; the paper's 1,500 images give 15,000 at ten places each, which would take three times as long
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> tuple[nn.Module, eapruning.Space]:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet50").eval()
+    return model, eapruning.space(model, find_groups(model, torch.randn(1, 3, 224, 224)))
+
+
+def cpu(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def test_a_resnet50_candidate(resnet50: tuple[nn.Module, eapruning.Space]) -> None:
+    """All layers by leading blocks, and by least squares from features; equal layers are timed once."""
+    model, space = resnet50
+    reads = {m.tensor: (g.name, m.index) for g in space.groups.values() for m in g.consumers()}
+    kinds: dict[tuple[int, ...], list[str]] = {}
+    for name in reads:
+        kinds.setdefault(tuple(model.get_parameter(name).shape), []).append(name)
+    counts = dict(zip(space.names, (size // 2 for size in space.whole)))
+    ours = theirs = factoring = 0.0
+    held = 0
+    for names in kinds.values():
+        layer = layer_of(model, names[0])
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        group, index_UK = reads[names[0]]
+        inputs = layer.weight[0].numel()
+        x_SD = torch.randn(max(SAMPLES, inputs + 500), inputs).double()  # some more than unknowns: well conditioned
+        x_SD = torch.nn.functional.pad(x_SD, (0, 1), value=1.0)
+        each = None
+
+        def factor(layer=layer, group=group, index_UK=index_UK, x_SD=x_SD) -> None:
+            nonlocal each
+            each = solver(layer, {group: index_UK}, space.order, x_SD.T @ x_SD)
+
+        factoring += cpu(factor) * len(names)
+        assert each is not None
+        keep, found = each.keep(counts), []
+        times = [cpu(lambda each=each, found=found: found.append(each.solve(counts))) for _ in range(3)]
+        ours += min(times) * len(names)
+        y_SO = x_SD[:SAMPLES, :-1] @ layer.weight.detach().flatten(1).double().T
+        theirs += cpu(lambda x_SD=x_SD, keep=keep, y_SO=y_SO: lstsq(x_SD[:SAMPLES, keep], y_SO)) * len(names)
+        held += each.bytes * len(names)
+    print(f"{len(reads)} layers: {ours:.2f} s a candidate, lstsq from {SAMPLES} samples {theirs:.0f} s", end=" ")
+    print(f"({theirs / ours:.0f}x); factors made once in {factoring:.0f} s, held in {held / 2**30:.2f} GiB")
+    assert theirs >= 20 * ours and held < 1.5 * 2**30
+
+
+def lstsq(x_Sn: Tensor, y_SO: Tensor) -> Tensor:
+    """By QR, the fastest driver."""
+    return torch.linalg.lstsq(x_Sn, y_SO, driver="gels").solution
+
+
+def test_gathering_costs_less_than_the_forward_passes(resnet50: tuple[nn.Module, eapruning.Space]) -> None:
+    """112 images of 224 x 224: enough for each layer to add its samples to the matrix once in full."""
+    model, space = resnet50
+    layers = sorted({m.tensor for g in space.groups.values() for m in g.consumers()})
+    images = [(torch.randn(8, 3, 224, 224), 0)] * 14
+
+    def forward() -> None:
+        with torch.no_grad():
+            for x, _ in images:
+                model(x)
+
+    plain = cpu(forward)
+    both = cpu(lambda: grams(model, space.groups, layers, images, method="eapruning", samples=10))
+    waiting = sum(1024 * (model.get_parameter(name)[0].numel()) * 4 for name in layers)
+    matrices = sum((model.get_parameter(name)[0].numel() + 1) ** 2 * 8 for name in layers)
+    print(f"forward {plain:.1f} s, with Gram matrices {both:.1f} s ({both / plain:.2f}x);", end=" ")
+    print(f"matrices {matrices / 2**30:.2f} GiB, samples that wait {waiting / 2**30:.2f} GiB at most")
+    assert both <= 2 * plain
+
+
+@dataclass(frozen=True)
+class Timed(Fitness):
+    """Leaves the CPU seconds of its process in a file, to be read when a search is over."""
+
+    folder: Path = Path()
+
+    def __call__(self, counts):
+        start = time.process_time()
+        found = super().__call__(counts)
+        with (self.folder / str(os.getpid())).open("a") as file:
+            file.write(f"{time.process_time() - start}\n")
+        return found
+
+
+def test_a_mini_search(tmp_path: Path) -> None:
+    """300 candidates of the mini ResNet, an error on 400 images each; alone and shared by two processes."""
+    torch.manual_seed(0)
+    model = resnet_mini().eval()
+    images = torch.randn(400, 3, 32, 32)
+    space = eapruning.space(model, find_groups(model, images[:1]))
+    ready = eapruning.rebuilder(model, space, [(images[:200], 0)], samples=8)
+    error = eapruning.Misclassified(images, torch.randint(0, 5, (400,)))
+    settings = Settings(population=40, offspring=26, generations=10)
+    results, critical, wall = [], {}, {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        start = time.perf_counter()
+        fitness = Timed(ready, error, folder=folder)
+        ready.memory.found.clear()
+        own = cpu(lambda: results.append(eapruning.search(fitness, settings, processes=processes, quiet=True)))  # noqa: B023
+        wall[processes] = time.perf_counter() - start
+        work = [sum(map(float, file.read_text().split())) for file in folder.iterdir()]
+        critical[processes] = own if processes == 1 else own + max(work)
+    ratio = critical[1] / critical[2]
+    print(
+        f"{settings.budget} candidates: {critical[1]:.0f} s alone, {critical[2]:.0f} s on two ({ratio:.2f}x);", end=" "
+    )
+    print(f"by the wall {wall[1]:.0f} and {wall[2]:.0f} s")
+    assert results[0].generations == results[1].generations
+    assert critical[2] <= 60 and ratio >= 1.6

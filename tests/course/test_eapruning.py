@@ -1,0 +1,158 @@
+"""EAPruning's experiment and the runs behind its claims, on a handful of crops."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunekit.core import PruningPlan
+from prunekit.course import claims, ledger
+from prunekit.course.claims.eapruning import EAPRUNING as CLAIMS
+from prunekit.course.eapruning import EAPRUNING, data, experiment, override, preset_of, run, trials
+from prunekit.course.experiments import adamw
+from prunekit.errors import BudgetError, CheckpointError, DataError, DownloadError, InputError
+from prunekit.methods.eapruning import Settings
+from prunekit.models import zoo
+from prunekit.models.classifiers import deit_mini
+from prunekit.profiling import count_macs
+from prunekit.surgery import find_groups, load_pruned
+
+TINY = replace(
+    preset_of("mini", "mobilenet"),
+    search=Settings(population=6, offspring=4, generations=1, sampling="spread"),
+    images=20,
+    held=20,
+    tune=adamw(2, 8, 0.001),
+    macs_ratio=0.3,
+    plans=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(data, "CROPPED", (6, 3))
+    monkeypatch.setenv("PRUNEKIT_RESULTS", str(tmp_path / "results"))
+    data._crops.cache_clear()
+    yield
+    data._crops.cache_clear()
+
+
+def test_the_presets_have_the_papers_numbers() -> None:
+    full = EAPRUNING["full"]
+    assert {name: p.search.budget for name, p in full.items()} == {
+        "resnet50": 1568,
+        "mobilenetv1": 1564,
+        "deit_base": 1564,
+    }
+    assert {p.search.population for p in full.values()} == {64} and {p.held for p in full.values()} == {5000}
+    assert [p.images for p in full.values()] == [1500, 3000, 1500]
+    resnet, mobile, deit = full.values()
+    assert (resnet.tune.lr, resnet.tune.batch, resnet.tune.weight_decay, resnet.fresh) == (0.2, 512, 1e-4, True)
+    assert (mobile.tune.lr, mobile.tune.batch, mobile.tune.weight_decay, mobile.fresh) == (0.05, 256, 4e-5, False)
+    assert resnet.tune.steps == 200 * 2503 and mobile.tune.steps == 150 * 5005 and deit.tune.steps == 100 * 1252
+    assert deit.samples == 20 and deit.tokens == 1
+    assert 4.111 * (1 - resnet.macs_ratio) == pytest.approx(2.019) and 569 * (1 - mobile.macs_ratio) == pytest.approx(
+        302
+    )
+    assert {p.search.budget for p in EAPRUNING["mini"].values()} == {300}
+
+
+def test_override() -> None:
+    other = override(TINY, steps=5, generations=3, heads="dimension", fresh=None)
+    assert other.tune.steps == 5 and other.search.generations == 3 and other.heads == "dimension" and not other.fresh
+    for given, words in (
+        ({"model": "vgg"}, "no network 'vgg'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"generations": 0}, "whole"),
+    ):
+        with pytest.raises(InputError, match=words):
+            override(TINY, **given)
+    with pytest.raises(InputError, match="no preset for 'vgg'"):
+        preset_of("full", "vgg")
+
+
+def test_from_data_to_a_small_network(tmp_path: Path) -> None:
+    go = partial(run, scale="mini", root=None, out=tmp_path)
+    done = go(TINY)
+    folder = tmp_path / "eapruning-crops-mobilenet_mini-0.3-0"
+    assert {p.name for p in folder.iterdir()} >= {"search", "tuned", "plans", "plan.json", "front.png", "small"}
+    assert done.metrics["macs_removed"] >= 0.3 and done.certificate.max_error < 1e-9
+    x = torch.randn(1, 3, 32, 32)
+    back = load_pruned(folder / "small", zoo.load("mobilenet_mini"), x)
+    torch.testing.assert_close(back(x), done.model(x))
+    assert count_macs(done.model, x) == done.metrics["macs"]
+    assert PruningPlan.load(folder / "plan.json") == done.plan
+    (record,) = ledger.load("eapruning")
+    assert record.metrics["top1"] == done.metrics["top1"] and record.method == "fine-tuned"
+    again = go(TINY)
+    assert again.found.generations == done.found.generations
+    assert all(torch.equal(t, done.model.state_dict()[n]) for n, t in again.model.state_dict().items())
+    fresh = go(replace(TINY, fresh=True), seed=1)
+    assert not torch.equal(fresh.model.head.weight, done.model.head.weight)
+    with pytest.raises(BudgetError, match="the front has nothing between 0% and 0%"):
+        go(replace(TINY, macs_ratio=0.999))
+    file = tmp_path / "eapruning-crops-mobilenet_mini-0.3-0/search/search.json"
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        go(TINY)
+
+
+def test_data_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--root PATH"):
+        data.sources(preset_of("full"), None)
+    with pytest.raises(DataError, match="5000 to rebuild on"):
+        data.split(replace(TINY, images=5000), data.sources(TINY, None), torch.device("cpu"), seed=0)
+    with pytest.raises(DownloadError, match="timm cannot fetch"):
+
+        def offline(**_):
+            raise OSError("no network")
+
+        patch = pytest.MonkeyPatch()
+        with patch.context() as context:
+            context.setitem(experiment.MODELS, "resnet50", offline)
+            experiment.dense_model(preset_of("full"), 1000)
+
+
+def test_trials_one_search_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "preset", lambda network: TINY)
+    ways = {"E2": {"nsga3": trials.Way("mobilenet", sampling="uniform"), "random": trials.Way("mobilenet", "random")}}
+    ways["E5"] = {"fine-tuned −24 %": trials.Way("mobilenet", ratio=0.24, steps=2)}
+    monkeypatch.setattr(trials, "ways", lambda network: ways)
+    trials.run(["E2", "E5"], seeds=1, out=tmp_path, networks=["mobilenet"])
+    found = {(r.claim, r.method): r.metrics for r in ledger.load()}
+    assert set(found) == {("E2", "nsga3"), ("E2", "random"), ("E5", "fine-tuned −24 %")}
+    for metrics in found.values():
+        assert 0 < metrics["hypervolume"] < 1 and metrics["hypervolumes"] == sorted(metrics["hypervolumes"])
+    assert found["E5", "fine-tuned −24 %"]["macs_removed"] >= 0.24 and "top1" in found["E5", "fine-tuned −24 %"]
+    before = {p: p.stat().st_mtime for p in (tmp_path / "results").iterdir()}
+    trials.run(["E2", "E5"], seeds=1, out=tmp_path, networks=["mobilenet"])
+    assert before == {p: p.stat().st_mtime for p in (tmp_path / "results").iterdir()}
+    with pytest.raises(InputError, match="no runs for 'E1'"):
+        trials.run(["E1"], seeds=1, out=tmp_path)
+
+
+def test_every_need_has_its_runs() -> None:
+    runs: dict[str, set[str]] = {}
+    for network in trials.NETWORKS:
+        for claim, methods in trials.ways(network).items():
+            runs.setdefault(claim, set()).update(methods)
+    for claim in CLAIMS:
+        asked = {name for need in claim.needs for name in (need.left, need.right)}
+        if claim.id in runs:
+            assert asked and asked <= runs[claim.id]
+    assert sorted(runs) == ["E2", "E3", "E4", "E5", "E7"]  # E1 is full scale's, E6 devices'
+    assert claims.known("E7").metric == "kept"
+
+
+def test_what_deit_keeps() -> None:
+    model = deit_mini().eval()
+    groups = find_groups(model, torch.randn(1, 3, 32, 32))
+    space = trials.eapruning.space(model, groups, step=8)
+    counts = tuple(4 if n == "blocks.7.attn.qkv" else s for n, s in zip(space.names, space.whole))
+    assert trials.kept(space, counts) == {"first": 1.0, "middle": 1.0, "last": 0.875}
+    assert json.loads(json.dumps(trials.settings("E2", trials.Way("deit"))))["model"] == "deit_mini"
