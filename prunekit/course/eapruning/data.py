@@ -87,4 +87,4 @@ def split(preset: EaPruning, source: Sources, device: torch.device, *, seed: int
     images, targets = images.to(device), targets.to(device)
     if source.score == "miou":
         return batches, MissedIoU(images, targets, source.classes, batch=20)
-    return batches, Misclassified(images, targets, batch=200)
+    return batches, Misclassified(images, targets, batch=50)
