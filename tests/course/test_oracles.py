@@ -10,8 +10,19 @@ from torch import nn
 from torch.ao.quantization.observer import MinMaxObserver
 
 import prunekit as pk
-from prunekit.course.exercises import clique_05, lesson_01, lesson_02, lesson_05, lesson_09, widths_09
+from prunekit.course.exercises import (
+    clique_05,
+    front_08,
+    lesson_01,
+    lesson_02,
+    lesson_05,
+    lesson_08,
+    lesson_09,
+    widths_09,
+)
 from prunekit.export.proof import FLOOR, relative_error
+from prunekit.methods import eapruning
+from prunekit.methods.eapruning.leading import solver
 from prunekit.methods.sirfp.clique import ehgp, unit_scores
 from prunekit.methods.sirfp.jensen_shannon import best_spacing, error_bound, exact
 from prunekit.profiling import count_macs
@@ -144,3 +155,25 @@ def test_round_widths_lose_least_of_all_that_fit(widths: list[int], budget: int)
     ours = widths_09.round_widths(widths, budget)
     assert all(w % 8 == 0 for w in ours) and sum(ours) <= budget
     assert lost(tuple((w - d) // 8 for w, d in zip(ours, down, strict=True))) == best
+
+
+def test_least_squares_of_lesson_08():
+    layer, dice = nn.Linear(8, 3, bias=False).double(), torch.Generator().manual_seed(0)
+    x_SD = torch.randn(60, 8, generator=dice, dtype=torch.float64)
+    gram, weight = x_SD.T @ x_SD, layer.weight.detach()
+    wide = torch.zeros(9, 9, dtype=torch.float64)
+    wide[:8, :8] = gram
+    each = solver(layer, {"g": torch.arange(8)[:, None]}, {"g": range(8)}, wide)
+    for n in (1, 5, 8):
+        ours = each.solve({"g": n})[:, :n]
+        torch.testing.assert_close(lesson_08.rebuild(gram, weight, n), ours)
+        torch.testing.assert_close(lesson_08.leading(each.factor_DD, each.half_DO[:8], n), ours)
+        torch.testing.assert_close(lesson_08.normal_equations(x_SD[:, :n], x_SD @ weight.T), ours)
+
+
+def test_front_and_area_of_lesson_08():
+    points = [(c, e) for c, e in torch.rand(40, 2, generator=torch.Generator().manual_seed(3)).tolist()]
+    many = [eapruning.Candidate((n,), e, c) for n, (c, e) in enumerate(points)]
+    best = front_08.front(points)
+    assert best == [(c.cost, c.error) for c in eapruning.front(many)]
+    assert front_08.area(best) == pytest.approx(eapruning.hypervolume(many))

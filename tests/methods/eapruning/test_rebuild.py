@@ -17,6 +17,7 @@ from nets import BATCHES, IMAGES, cnn, groups_of, ready, vit
 from prunekit.core import PruningPlan
 from prunekit.errors import InputError, PlanError, ScoreError
 from prunekit.methods import eapruning
+from prunekit.observe import grams
 from prunekit.observe.grams import patches
 from prunekit.reconstruct import reconstruct, solvable
 from prunekit.surgery import prune
@@ -218,3 +219,16 @@ def test_the_space() -> None:
     assert norms[0] == int(weights.argmax()) and norms[-1] == int(weights.argmin())
     plan = space.plan((2, 48, 4, 96))
     assert isinstance(plan, PruningPlan) and len(plan.keep["blocks.0.attn.qkv"]) == 2
+
+
+def test_class_tokens_are_always_among_the_samples() -> None:
+    """With one sample an image and first=1 the Gram matrix is that of the class tokens alone."""
+    model = vit()
+    groups = groups_of(model)
+    seen: list[Tensor] = []
+    model.blocks[1].mlp.fc2.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 0].double()))
+    gram = grams(model, groups, ["blocks.1.mlp.fc2.weight"], BATCHES, method="test", samples=1, first=1)
+    tokens = torch.cat(seen).detach()
+    torch.testing.assert_close(gram["blocks.1.mlp.fc2.weight"][:-1, :-1], tokens.T @ tokens)
+    more = grams(model, groups, ["blocks.1.mlp.fc2.weight"], BATCHES, method="test", samples=5, first=1)
+    assert round(float(more["blocks.1.mlp.fc2.weight"][-1, -1])) == 5 * len(IMAGES)
