@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from prunekit.course.claims.bilevel import BILEVEL
 from prunekit.course.claims.claim import Claim, Need, above
 from prunekit.course.claims.eapruning import EAPRUNING
 from prunekit.course.claims.mtp import MTP
@@ -73,13 +74,6 @@ SIRFP = (
         "not in the paper",
         needs=(Need("softmax, sum", ">=", "softmax, mean"), *above("softmax, sum", "|map|, sum", "|map|, mean")),
     ),
-)
-BILEVEL = (
-    Claim("B1", "learned masks beat EagleEye, DMCP, ResRep and CHEX at equal MACs", "Tables 1, 2 and 4"),
-    Claim("B2", "implicit gradients pay: +1.7 mIoU for 18 % more search", "Table 3"),
-    Claim("B3", "beta and lambda have an optimum", "Tables A1 and A2"),
-    Claim("B4", "real speed at equal MACs improves too", "Table 1"),
-    Claim("B5", "it works for convolutional networks too", "Table 5"),
 )
 DYNASEGFORMER = (
     Claim("D1", "half of SegFormer's MACs for half a point of mIoU", "Tables 1 and 2"),
