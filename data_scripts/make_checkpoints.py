@@ -53,11 +53,12 @@ class Recipe:
 TEST = 200  # scenes
 RECIPES = {
     "deeplabv3_mini": Recipe(half=False),
+    "deeplabv3plus_mini": Recipe(steps=350, lr=0.005),
     "pspnet_mini": Recipe(steps=1200),
     "bisenet_mini": Recipe(steps=1500),
     "unet_mini": Recipe(steps=800),
     "segformer_mini": Recipe(steps=1500, lr=0.002, warmup=100),
-    "topformer_mini": Recipe(steps=1000, lr=0.006, warmup=100),
+    "topformer_mini": Recipe(steps=600, lr=0.006, warmup=50),
     "ssd_mini": Recipe(steps=1200),
     "resnet_mini": Recipe(images=1500, steps=300, batch=64, weight_decay=0.02),
     "mobilenet_mini": Recipe(images=1500, steps=400, batch=64, lr=0.004, weight_decay=0.02),

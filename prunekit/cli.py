@@ -118,7 +118,7 @@ def add_experiments(experiments: Any) -> None:
         paper.add_to(experiments, common).set_defaults(do=partial(run_paper, paper))
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
-    claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8, M1 to M6, E6")
+    claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, E6")
     claims.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     claims.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     claims.add_argument("--record", action="store_true", help="also count them in the checkout's ledger, book/results")

@@ -41,6 +41,7 @@ LESSONS: dict[str, Minutes] = {
     "02_channel_surgery": Minutes(mini=0.75),
     "03_importance": Minutes(mini=2),
     "05_sirfp": Minutes(mini=2),
+    "06_bilevel": Minutes(mini=3),
     "08_eapruning": Minutes(mini=2.5),
     "09_deploy": Minutes(mini=2),
 }

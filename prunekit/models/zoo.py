@@ -1,9 +1,11 @@
 """The trained mini networks that come with the package: load("deeplabv3_mini").
 
-    deeplabv3_mini   ResNet-10 without stem pooling, output stride 4, ASPP, auxiliary head
-    pspnet_mini      the same backbone, pyramid pooling, auxiliary head
-    bisenet_mini     ResNet-10 beside a stride-4 spatial path, two auxiliary heads: the fastest to train
-    segformer_mini   MiT with a stride-2 first embedding, all-MLP decoder: the best of them, thin things included
+    deeplabv3_mini      ResNet-10 without stem pooling, output stride 4, ASPP, auxiliary head
+    deeplabv3plus_mini  MobileNetV2 at half its width, output stride 8, borders from 1/2; trained for a short time
+    pspnet_mini         the first one's backbone, pyramid pooling, auxiliary head
+    bisenet_mini        ResNet-10 beside a stride-4 spatial path, two auxiliary heads: the fastest to train
+    segformer_mini      MiT with a stride-2 first embedding, all-MLP decoder: the best of them, thin things included
+    topformer_mini      TopFormer with its two finest scales at stride 2: convolutions, then a transformer on few tokens
 
     resnet_mini, mobilenet_mini, deit_mini   classifiers of five kinds of things, crops of 32 x 32 pixels
 
@@ -26,16 +28,19 @@ from torch import nn
 from prunekit.errors import CheckpointError, InputError
 from prunekit.models.bisenet import bisenet_mini
 from prunekit.models.classifiers import deit_mini, mobilenet_mini, resnet_mini
-from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.models.deeplab import deeplabv3_mini, deeplabv3plus_mini
 from prunekit.models.pspnet import pspnet_mini
 from prunekit.models.segformer import segformer_mini
+from prunekit.models.topformer import topformer_mini
 
 FOLDER = Path(__file__).parent / "checkpoints"
 BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "deeplabv3_mini": deeplabv3_mini,
+    "deeplabv3plus_mini": deeplabv3plus_mini,
     "pspnet_mini": pspnet_mini,
     "bisenet_mini": bisenet_mini,
     "segformer_mini": segformer_mini,
+    "topformer_mini": topformer_mini,
 }
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {

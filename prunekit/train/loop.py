@@ -133,6 +133,8 @@ def _resume(run: Run, folder: Path, identity: dict[str, Any]) -> None:
             run.accelerator.scaler.load_state_dict(saved.state["scaler"])
         pairs = zip(saved.state["history"]["loss"], saved.state["history"]["lr"], strict=True)
         run.history.extend(Step(n, loss, lr) for n, (loss, lr) in enumerate(pairs))
+    except CheckpointError:
+        raise  # an observer's own: it says what to do, and the folder is whole
     except (KeyError, ValueError, TypeError, RuntimeError) as err:
         raise CheckpointError(f"{saved.folder} is not whole ({type(err).__name__}: {err}); delete it.") from err
 

@@ -1,8 +1,8 @@
 """Explorers for notebooks: a picture, and controls wherever Python runs. In the book and on GitHub the picture stays.
 
 Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
-channels (feature maps by score), clique (a layer as a graph, and who stays), fronts (a search by generation), widths
-(what a layer's width costs). Each has a plain function from state to picture, which `explore_...` shows.
+channels (feature maps by score), clique (a layer as a graph, and who stays), search (masks while they learn), fronts (a
+search by generation), widths (what a layer's width costs). Each has a plain function from state to picture, which `explore_...` shows.
 """
 
 from prunekit.widgets.channels import channels_view, explore_channels
@@ -10,12 +10,15 @@ from prunekit.widgets.clique import CliqueStudy, clique_view, explore_clique
 from prunekit.widgets.fronts import explore_fronts, front_strip, fronts_view
 from prunekit.widgets.live import View
 from prunekit.widgets.masks import MaskStudy, explore_masks, masks_view
+from prunekit.widgets.search import SearchStudy, SearchTrace, explore_search, search_view
 from prunekit.widgets.sensitivity import Sensitivity, explore_sensitivity, sensitivity, sensitivity_view
 from prunekit.widgets.widths import explore_widths, widths_view
 
 __all__ = [
     "CliqueStudy",
     "MaskStudy",
+    "SearchStudy",
+    "SearchTrace",
     "Sensitivity",
     "View",
     "channels_view",
@@ -24,11 +27,13 @@ __all__ = [
     "explore_clique",
     "explore_fronts",
     "explore_masks",
+    "explore_search",
     "explore_sensitivity",
     "explore_widths",
     "front_strip",
     "fronts_view",
     "masks_view",
+    "search_view",
     "sensitivity",
     "sensitivity_view",
     "widths_view",

@@ -16,7 +16,7 @@ from layouts import CITY, publish
 import prunekit as pk
 from prunekit import cli
 from prunekit.course import ledger
-from prunekit.course.bilevel import BILEVEL, MODELS, PAPER, override, preset_of
+from prunekit.course.bilevel import BILEVEL, MODELS, PAPER, experiment, override, preset_of
 from prunekit.course.experiments import READERS
 from prunekit.errors import InputError
 from prunekit.models.deeplab import deeplabv3_mini
@@ -82,3 +82,14 @@ def test_where_the_data_are_must_be_said(tmp_path: Path, capsys: pytest.CaptureF
     line = [word for word in command(tmp_path, tmp_path / "out") if word not in ("--root", str(tmp_path))]
     assert cli.main(line) == 2
     assert "where is cityscapes? Give its folder: --root PATH" in capsys.readouterr().err
+
+
+def test_a_target_out_of_reach_is_refused_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = publish(CITY, tmp_path / "set")
+    monkeypatch.setattr(experiment, "finetune", lambda *args, **more: pytest.fail("it trained"))
+    line = command(root, tmp_path / "out")
+    line[line.index("--macs-ratio") + 1] = "0.999"
+    assert cli.main(line) == 2
+    assert "up to 9" in capsys.readouterr().err

@@ -25,6 +25,8 @@ FLOOR = {
     "pspnet_mini": 0.67,
     "bisenet_mini": 0.69,
     "segformer_mini": 0.78,
+    "topformer_mini": 0.75,
+    "deeplabv3plus_mini": 0.55,
 }  # mIoU, or AP50 of a detector
 
 

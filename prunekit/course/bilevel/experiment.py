@@ -84,10 +84,11 @@ def run(
         look = partial(segmentation, test=task.test, classes=len(task.classes), workers=workers)
         return store.once(name, lambda: json.dumps(look(network)), json.loads)
 
+    groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=own_device()))
+    bilevel.Masks(groups, preset.macs_ratio, preset.search.steps, preset.masks)  # refuses now what could not be met
     if "pretrain" in stretches:
         model = train("pretrain", model, "dense")
     dense = measured("dense.json", model)
-    groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=own_device()))
     model, plan, search = _planned(preset, model, groups, task, configs["search"], store, workers)
     small = prune(model, groups, plan)
     x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0)).to(own_device())

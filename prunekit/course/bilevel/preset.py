@@ -22,13 +22,12 @@ from prunekit.errors import InputError
 from prunekit.methods.bilevel import MaskConfig
 from prunekit.models import zoo
 from prunekit.models.deeplab import deeplabv3plus
-from prunekit.models.topformer import topformer, topformer_mini
+from prunekit.models.topformer import topformer
 
 Method = Literal["bilevel", "eagleeye", "l1"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"topformer_{variant}": partial(topformer, variant=variant) for variant in ("base", "small", "tiny")},
-    "topformer_mini": topformer_mini,
     "deeplabv3plus_mobilenetv2": partial(deeplabv3plus, backbone="mobilenetv2_100", lite=True),
 }
 
@@ -108,7 +107,12 @@ class Bilevel:
 _MINI, _TOPFORMER = adamw(150, 16, 0.002), "topformer_base"
 
 BILEVEL: dict[Scale, dict[str, Bilevel]] = {
-    "mini": {"scenes": Bilevel("scenes", "deeplabv3_mini", (64, 128), search=_MINI, tune=_MINI)},
+    "mini": {
+        "scenes": Bilevel("scenes", "topformer_mini", (64, 128), search=_MINI, tune=_MINI),
+        "scenes-deeplab": Bilevel(
+            "scenes", "deeplabv3plus_mini", (64, 128), search=_MINI, tune=_MINI, macs_ratio=1 - 4.3 / 9.5
+        ),
+    },
     "small": {
         "camvid": Bilevel(
             "camvid",
