@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from prunekit.course.experiments import pictures
 from prunekit.course.mtp.preset import Mtp
 from prunekit.data.real import ImageNet, TinyImageNet
-from prunekit.data.scenes import THINGS, SceneCrops
+from prunekit.data.scenes import CLASSES, THINGS, SceneCrops, ScenePatches
 from prunekit.data.transforms import classify_transform
 from prunekit.errors import DataError
 
@@ -37,7 +37,10 @@ def scenes(preset: Mtp, root: Path | None) -> Source:
 
 
 def objects(preset: Mtp, root: Path | None, loss: Callable[[Any, Tensor], Tensor]) -> Source:
-    """The classification set: crops of scenes, or ImageNet's layout at root. DataError as above."""
+    """The classification set: patches or crops of scenes, or ImageNet's layout at root. DataError as above."""
+    if preset.objects == "patches":
+        first, last = ScenePatches(500, seed=0, size=preset.side), ScenePatches(100, seed=1, size=preset.side)
+        return Source(first, last, len(CLASSES), loss)
     if preset.objects == "crops":
         train, test = SceneCrops(500, seed=0, size=preset.side), SceneCrops(100, seed=1, size=preset.side)
         return Source(train, test, len(THINGS), loss)

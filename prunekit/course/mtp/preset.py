@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 BODIES = {"deeplabv3_r101": "resnet101", "bisenet_r18": "resnet18", "pspnet_r50": "resnet50s"}  # timm's names
 IMAGES = {"voc": 10_582, "cityscapes": 2_975, "ade20k": 20_210, "imagenet": 1_281_167}  # of training
-Objects = Literal["crops", "tinyimagenet", "imagenet"]
+Objects = Literal["patches", "crops", "tinyimagenet", "imagenet"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ signs well under 1 % each. One scene takes about 3 ms at 64 x 128 on one core, s
 
 from prunekit.data.scenes.classes import CLASSES, IGNORE, PALETTE, THINGS
 from prunekit.data.scenes.dataset import SceneBoxes, SceneCrops, SceneDataset, stack_images
+from prunekit.data.scenes.patches import ScenePatches, class_patches
 from prunekit.data.scenes.render import Scene, make_scene, object_crops
 from prunekit.data.scenes.worlds import DOMAINS
 
@@ -22,6 +23,8 @@ __all__ = [
     "SceneBoxes",
     "SceneCrops",
     "SceneDataset",
+    "ScenePatches",
+    "class_patches",
     "make_scene",
     "object_crops",
     "stack_images",
