@@ -40,6 +40,7 @@ LESSONS: dict[str, Minutes] = {
     "01_segmentation_and_cost": Minutes(mini=1),
     "02_channel_surgery": Minutes(mini=0.75),
     "03_importance": Minutes(mini=2),
+    "04_mtp": Minutes(mini=2),
     "05_sirfp": Minutes(mini=2),
     "06_bilevel": Minutes(mini=3),
     "08_eapruning": Minutes(mini=2.5),

@@ -2,8 +2,8 @@
 
 Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
 channels (feature maps by score), clique (a layer as a graph, and who stays), search (masks while they learn), fronts (a
-search by generation), widths (what a layer's width costs). Each has a plain function from state to picture, which
-`explore_...` shows.
+search by generation), widths (what a layer's width costs), thresholds (two of them on scales, and the widths that
+follow). Each has a plain function from state to picture, which `explore_...` shows.
 """
 
 from prunekit.widgets.channels import channels_view, explore_channels
@@ -13,6 +13,7 @@ from prunekit.widgets.live import View
 from prunekit.widgets.masks import MaskStudy, explore_masks, masks_view
 from prunekit.widgets.search import SearchStudy, SearchTrace, explore_search, search_view
 from prunekit.widgets.sensitivity import Sensitivity, explore_sensitivity, sensitivity, sensitivity_view
+from prunekit.widgets.thresholds import ThresholdStudy, explore_thresholds, thresholds_view
 from prunekit.widgets.widths import explore_widths, widths_view
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SearchStudy",
     "SearchTrace",
     "Sensitivity",
+    "ThresholdStudy",
     "View",
     "channels_view",
     "clique_view",
@@ -30,6 +32,7 @@ __all__ = [
     "explore_masks",
     "explore_search",
     "explore_sensitivity",
+    "explore_thresholds",
     "explore_widths",
     "front_strip",
     "fronts_view",
@@ -37,5 +40,6 @@ __all__ = [
     "search_view",
     "sensitivity",
     "sensitivity_view",
+    "thresholds_view",
     "widths_view",
 ]

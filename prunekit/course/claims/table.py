@@ -58,12 +58,13 @@ def section(claim: Claim, records: Iterable[Record]) -> str:
 
 
 def title(one: Outcome, among: Sequence[Outcome]) -> str:
-    """Scale and network, and of the other settings those in which the comparisons differ."""
+    """Scale and network, and of the other settings those in which the comparisons on that network differ."""
     words = [str(one.settings["scale"])]
     if "model" in one.settings:
         words.append(str(one.settings["model"]))
     names = [name for name in one.settings if name not in ("scale", "model")]
-    differ = [name for name in names if len({repr(each.settings.get(name)) for each in among}) > 1]
+    peers = [each for each in among if each.settings.get("model") == one.settings.get("model")]
+    differ = [name for name in names if len({repr(each.settings.get(name)) for each in peers}) > 1]
     for name in dict.fromkeys(["macs_ratio", *differ]):
         if name in one.settings:
             value: Any = one.settings[name]
@@ -104,7 +105,10 @@ def verdicts(claims: Iterable[Claim], records: Sequence[Record]) -> str:
 
 
 def what_differs(one: Outcome, among: Sequence[Outcome]) -> str:
-    """The settings that set this comparison apart from the claim's others."""
+    """The settings that set this comparison apart from the claim's others: the network, if no other has the same."""
     names = dict.fromkeys(name for each in among for name in each.settings)
-    differ = [name for name in names if len({repr(each.settings.get(name)) for each in among}) > 1]
+    peers = [each for each in among if each.settings.get("model") == one.settings.get("model")]
+    differ = [name for name in names if len({repr(each.settings.get(name)) for each in peers}) > 1]
+    if len(peers) < len(among):
+        differ = ["model", *differ]
     return ", ".join(f"{one.settings.get(name, '-')}" for name in differ)

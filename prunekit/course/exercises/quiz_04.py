@@ -48,8 +48,8 @@ QUIZ = (
         (
             Choice("The residual falls a little more slowly.", "Each round pushes the copies further apart."),
             Choice(
-                "The residual stays or grows, at first, round after round.",
-                "Yes: the multiplier works against the penalty, until mu is so large that it wins by force.",
+                "The residual grows, round after round.",
+                "Yes: the force that should close the gap works for the disagreement.",
                 right=True,
             ),
             Choice("Nothing, E is small.", "E adds up over all rounds, times a mu that grows."),

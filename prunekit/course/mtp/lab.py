@@ -7,6 +7,7 @@ two copies that agree.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,7 @@ class Lab:
             "macs": macs,
             "macs_share": macs / dense,
             "widths": {name: len(keep) for name, keep in plan.keep.items()},
-            "kept": {stage: kept_share(plan, pattern) for stage, pattern in STAGES.items()},
+            "kept": {stage: kept_share(plan, pattern) for stage, pattern in stages(groups).items()},
         }
 
     def start(self) -> tuple[nn.Module, nn.Module]:
@@ -150,6 +151,11 @@ class Lab:
         return measured(
             classifier, segmenter, preset=self.preset, pictures=self.pictures, things=self.things, workers=0
         )
+
+
+def stages(groups: Groups) -> dict[str, str]:
+    """Those of STAGES that the network has."""
+    return {stage: pattern for stage, pattern in STAGES.items() if any(re.search(pattern, name) for name in groups)}
 
 
 def split(segmenter: nn.Module, given: Mtp) -> tuple[Groups, mtp.Parts]:
