@@ -29,6 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from prunekit.course import claims
 from prunekit.course.experiments import Row, carry_out, runs_of
 from prunekit.course.mtp import data
 from prunekit.course.mtp.lab import STAGES, Lab, Way
@@ -83,8 +84,8 @@ def presets() -> dict[str, Mtp]:
         fast.model: replace(
             fast,
             segment=replace(fast.segment, batch=4),
-            tune_classify=replace(fast.tune_classify, steps=30, batch=32),
-            tune_segment=replace(fast.tune_segment, steps=60, batch=8),
+            tune_classify=replace(fast.tune_classify, steps=20, batch=32),
+            tune_segment=replace(fast.tune_segment, steps=40, batch=8),
         ),
     }
 
@@ -104,22 +105,32 @@ def settings(given: Mtp) -> dict[str, Any]:
 
 
 def ways(given: Mtp) -> dict[str, dict[str, Way]]:
-    """Claim -> method in the ledger -> run; M6 asks for the stages that the network has."""
-    there = STAGES if "deeplab" in given.model else {name: p for name, p in STAGES.items() if name != "image pooling"}
-    return {**WAYS, "M6": {f"{part} {kept:g}x": Way("mtp", kept) for kept in (0.75, 0.5) for part in there}}
+    """Claim -> method in the ledger -> run; M6 asks for the stages that the network has, and all but the DeepLabV3 make
+    only the runs that the paper has or a claim needs.
+    """
+    deep = "deeplab" in given.model
+    there = [stage for stage in STAGES if deep or stage != "image pooling"]
+    every = {**WAYS, "M6": {f"{part} {kept:g}x": Way("mtp", kept) for kept in (0.75, 0.5) for part in there}}
+    return every if deep else {claim: {n: w for n, w in of.items() if n in asked(claim)} for claim, of in every.items()}
 
 
-def trials(given: Mtp, claims: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[Row]]:
+def asked(claim: str) -> set[str]:
+    """The methods that the paper prints, or a relation of the claim names."""
+    known = claims.known(claim)
+    return {*known.prints, *(name for need in known.needs for name in (need.left, need.right))}
+
+
+def trials(given: Mtp, names: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[Row]]:
     """(seed, run) -> the records that it is for, seed by seed. InputError for a claim without runs, or no seed."""
     same = settings(given)
-    return runs_of(claims, ways(given), seeds=seeds, settings=lambda claim, way: same)
+    return runs_of(names, ways(given), seeds=seeds, settings=lambda claim, way: same)
 
 
-def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
+def run(names: Iterable[str], *, seeds: int, out: Path) -> None:
     """Do what the ledger does not hold yet, one record for every claim that a run is for, network by network."""
-    claims = tuple(claims)
+    names = tuple(names)
     for given in presets().values():
-        _run(given, trials(given, claims, seeds), out)
+        _run(given, trials(given, names, seeds), out)
 
 
 def _run(given: Mtp, todo: Mapping[tuple[int, Way], list[Row]], out: Path) -> None:
