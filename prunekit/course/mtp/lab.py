@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit.core import Groups, PruningPlan
+from prunekit.core import Groups, PruningPlan, Scores
 from prunekit.course.experiments import Stretch
 from prunekit.course.mtp import data
 from prunekit.course.mtp.choices import chosen, kept_share, score_batches
@@ -77,6 +77,7 @@ class Lab:
             "macs": macs,
             "macs_share": macs / dense,
             "widths": {name: len(keep) for name, keep in plan.keep.items()},
+            "near_zero": near_zero(mtp.score(segmenter, parts, classifier=classifier), parts),
             "kept": {stage: kept_share(plan, pattern) for stage, pattern in stages(groups).items()},
         }
 
@@ -151,6 +152,15 @@ class Lab:
         return measured(
             classifier, segmenter, preset=self.preset, pictures=self.pictures, things=self.things, workers=0
         )
+
+
+def near_zero(scores: Scores, parts: mtp.Parts) -> dict[str, float]:
+    """Which fraction of a part's scales is below 0.001 before the cut."""
+    both = {"backbone": parts.backbone, "decoder": parts.decoder}
+    return {
+        part: (torch.cat([scores[name] for name in groups]) < 1e-3).float().mean().item()
+        for part, groups in both.items()
+    }
 
 
 def stages(groups: Groups) -> dict[str, str]:
