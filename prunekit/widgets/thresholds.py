@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75)
-SHORT = 26  # letters of a group's name beside its bar
+SHORT = 24  # letters of a group's name beside its bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,8 @@ def _scales(ax: Axes, study: ThresholdStudy, pair: tuple[float, float]) -> None:
         ax.axvline(tau, color=color, lw=2)
     ax.set_xlabel("scale of a channel", fontsize=11)
     ax.set_ylabel("channels", fontsize=11)
-    ax.legend(frameon=False, fontsize=10)
+    ax.set_ylim(top=1.45 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(frameon=False, fontsize=10, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -126,11 +127,17 @@ def _widths(ax: Axes, study: ThresholdStudy, plan: PruningPlan, names: list[str]
     ax.barh(range(len(names)), kept, color=part)
     for row, width in enumerate(kept):
         ax.text(full[row], row, f" {width}", va="center", fontsize=10)
-    shown = [name if len(name) <= SHORT else f"…{name[1 - SHORT :]}" for name in names]
-    ax.set_yticks(range(len(names)), shown, fontsize=9)
+    ax.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=9)
     ax.invert_yaxis()
     ax.set_xlabel("channels that stay", fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str) -> str:
+    """Without its first parts, where it is long: "context.backbone.body.layer1.0.conv1" -> "body.layer1.0.conv1"."""
+    while len(name) > SHORT and "." in name:
+        name = name.partition(".")[2]
+    return name
 
 
 def explore_thresholds(study: ThresholdStudy, *, start: tuple[float, float] = (0.5, 0.5)) -> None:
