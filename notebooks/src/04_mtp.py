@@ -109,7 +109,7 @@ ax.axhline(1 / len(CLASSES), color="0.6", ls="--", lw=1)
 ax.text(80, 1 / len(CLASSES) + 0.02, "a guess", ha="right", color="0.4", fontsize=11)
 ax.set_xlabel("steps of segmentation", fontsize=12)
 ax.set_ylabel("top-1 of the old head", fontsize=12)
-ax.set(ylim=(0, 0.62), xticks=list(remembered))
+ax.set(ylim=(0, 0.5), xticks=list(remembered))
 ax.spines[["top", "right"]].set_visible(False)
 show(
     fig,

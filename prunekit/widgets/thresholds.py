@@ -110,7 +110,7 @@ def _scales(ax: Axes, study: ThresholdStudy, pair: tuple[float, float]) -> None:
     edges = torch.linspace(0, float(torch.cat(every).max()) or 1.0, 33).tolist()
     for name, scale_N, tau, color in zip(study.parts, every, pair, colors(2), strict=True):
         ax.hist(scale_N.tolist(), edges, color=color, alpha=0.5, label=f"{name}, threshold {tau:.3f}")
-        ax.axvline(tau, color=color, lw=2)
+        ax.axvline(tau, ymax=0.69, color=color, lw=2)
     ax.set_xlabel("scale of a channel", fontsize=11)
     ax.set_ylabel("channels", fontsize=11)
     ax.set_ylim(top=1.45 * ax.get_ylim()[1])  # room for the legend

@@ -15,14 +15,17 @@ from prunekit.course.exercises import (
     front_08,
     lesson_01,
     lesson_02,
+    lesson_04,
     lesson_05,
     lesson_08,
     lesson_09,
+    thresholds_04,
     widths_09,
 )
 from prunekit.export.proof import FLOOR, relative_error
-from prunekit.methods import eapruning
+from prunekit.methods import eapruning, mtp
 from prunekit.methods.eapruning.leading import solver
+from prunekit.methods.mtp.coupling import soft_threshold_
 from prunekit.methods.sirfp.clique import ehgp, unit_scores
 from prunekit.methods.sirfp.jensen_shannon import best_spacing, error_bound, exact
 from prunekit.profiling import count_macs
@@ -177,3 +180,40 @@ def test_front_and_area_of_lesson_08():
     best = front_08.front(points)
     assert best == [(c.cost, c.error) for c in eapruning.front(many)]
     assert front_08.area(best) == pytest.approx(eapruning.hypervolume(many))
+
+
+def test_a_step_and_the_end_of_a_round_are_the_couplings():
+    draw = torch.Generator().manual_seed(3)
+    v, w3, e = (torch.randn(6, generator=draw) for _ in range(3))
+    coupling = mtp.Coupling({"w": v.clone()}, {"w": w3.clone()}, mu=0.7, rho=1.5)
+    coupling.multipliers["w"] += e
+    coupling.pull_first(0.3)
+    torch.testing.assert_close(coupling.first["w"], lesson_04.step_first(v, w3, e, 0.3, 0.7))
+    w1 = coupling.first["w"].clone()
+    coupling.update()
+    expected_e, expected_mu = lesson_04.end_of_round(e, w1, w3, 0.7, 1.5)
+    torch.testing.assert_close(coupling.multipliers["w"], expected_e)
+    assert coupling.mu == pytest.approx(expected_mu)
+
+
+def test_soft_thresholds_and_taus_and_widths_are_the_librarys():
+    x = torch.linspace(-2, 2, 41)
+    theirs = x.clone()
+    soft_threshold_(theirs, 0.4)
+    torch.testing.assert_close(lesson_04.soft(x, 0.4), theirs)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 10, 1)
+    )
+    net.extend([nn.BatchNorm2d(10), nn.Conv2d(10, 2, 1)])
+    groups = pk.find_groups(net.eval(), torch.zeros(1, 3, 4, 4))
+    one, two, three = groups
+    parts = mtp.Parts(groups.only([one, two]), groups.only([three]), "")
+    scores = {name: torch.rand(groups[name].size) for name in groups}
+    layers = [scores[one], scores[two]]
+    for p in (0.25, 0.5):
+        found = mtp.thresholds(parts, scores, p)
+        assert tuple(found) == pytest.approx(thresholds_04.taus(torch.cat(layers), scores[three], p))
+        plan = mtp.plan(parts, scores, p, limits=pk.Limits(max_ratio=0.99, min_keep=2))
+        expected = thresholds_04.widths(layers, found.backbone, 2)
+        assert [len(plan.keep[one]), len(plan.keep[two])] == expected

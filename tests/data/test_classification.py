@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from prunekit.data.real import SBD, VOC2012, ImageNet, TinyImageNet
-from prunekit.data.scenes import THINGS, SceneCrops, make_scene, object_crops
+from prunekit.data.scenes import DOMAINS, THINGS, SceneCrops, ScenePatches, class_patches, make_scene, object_crops
 from prunekit.data.transforms import classify_transform, normalize
 from prunekit.errors import DataError, InputError, MissingDependencyError
 
@@ -136,3 +136,29 @@ def test_scene_crops_are_the_crops_of_the_scenes() -> None:
     assert flipped[0][0].shape == (3, 12, 12)
     with pytest.raises(InputError, match="count is 0"):
         SceneCrops(0)
+
+
+def test_a_patch_shows_its_class_in_the_middle() -> None:
+    scene = make_scene(5, 0, domain="night")
+    words = np.arange(7, 263, dtype=np.uint64)
+    for size in (16, 17):
+        patches, labels = class_patches(scene, words, size)
+        assert labels.tolist() == sorted({*scene.mask.flatten().tolist()} - {255})
+        for patch, label in zip(patches, labels, strict=True):
+            rows, columns = np.nonzero(scene.mask == label)
+            pixel = int(words[label]) % len(rows)
+            assert (patch[size // 2, size // 2] == scene.image[rows[pixel], columns[pixel]]).all()
+
+
+def test_scene_patches_take_turns_in_the_worlds() -> None:
+    data = ScenePatches(5, seed=5, size=16)
+    counts = [len(set(make_scene(5, i, domain=world).mask.flatten()) - {255}) for i, world in enumerate(DOMAINS)]
+    assert len(data) == sum(counts) and data[0][0].shape == (3, 16, 16) and data[0][0].dtype == torch.float32
+    again = ScenePatches(5, seed=5, size=16)
+    assert (data.images == again.images).all() and (data.labels == again.labels).all()
+    assert {label for _, label in (data[i] for i in range(counts[0]))} == set(data.labels[: counts[0]].tolist())
+    for count, size, worlds in ((0, 32, DOMAINS), (1, 0, DOMAINS), (1, 32, ())):
+        with pytest.raises(InputError, match="give at least one of each"):
+            ScenePatches(count, size=size, domains=worlds)
+    with pytest.raises(InputError, match="no domain 'mars'"):
+        ScenePatches(1, domains=("mars",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
@@ -50,7 +51,7 @@ def test_what_is_shown_is_the_plans(study: ThresholdStudy):
             miou = evaluate(prune(study.model, study.groups, plan), study.batches, 2).miou
             assert f"{share:.0%} of the MACs, mIoU {miou:.2f} before tuning" in view.alt
             top, bottom = view.fig.axes
-            tau1, tau2 = (line.get_xdata()[0] for line in top.lines)
+            tau1, tau2 = (float(np.asarray(line.get_xdata())[0]) for line in top.lines)
             kept = [int(text.get_text()) for text in bottom.texts]
             assert kept == [int((s > t).sum()) for part, t in zip(SCORES.values(), (tau1, tau2)) for s in part.values()]
             assert kept == [round(4 * (1 - first)), round(4 * (1 - second))]

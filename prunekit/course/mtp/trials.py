@@ -106,7 +106,7 @@ def settings(given: Mtp) -> dict[str, Any]:
 
 def ways(given: Mtp) -> dict[str, dict[str, Way]]:
     """Claim -> method in the ledger -> run; M6 asks for the stages that the network has, and all but the DeepLabV3 make
-    only the runs that the paper has or a claim needs.
+    only the runs that a claim's relations need.
     """
     deep = "deeplab" in given.model
     there = [stage for stage in STAGES if deep or stage != "image pooling"]
@@ -115,9 +115,8 @@ def ways(given: Mtp) -> dict[str, dict[str, Way]]:
 
 
 def asked(claim: str) -> set[str]:
-    """The methods that the paper prints, or a relation of the claim names."""
-    known = claims.known(claim)
-    return {*known.prints, *(name for need in known.needs for name in (need.left, need.right))}
+    """The methods that a relation of the claim names."""
+    return {name for need in claims.known(claim).needs for name in (need.left, need.right)}
 
 
 def trials(given: Mtp, names: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[Row]]:
