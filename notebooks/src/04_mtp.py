@@ -142,7 +142,6 @@ claims.table("M2")
 # ## 2 · The method in one figure
 
 # %% tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
 blue, orange, green = viz.colors(3)
 boxes = (
     (0.0, 2.0, "classifier's\nbackbone W1", blue),
@@ -152,6 +151,9 @@ boxes = (
     (4.1, 3.2, "streets", "0.5"),
     (1.1, 0.4, "one sparse backbone\nτ1 cuts it, τ2 the decoder", "0.2"),
 )
+
+# %% tags=["hide-input"]
+fig, ax = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
 for x, y, text, color in boxes:
     look = {"boxstyle": "round,pad=0.5", "fc": "w", "ec": color, "lw": 2}
     ax.text(x, y, text, ha="center", va="center", fontsize=11, bbox=look)
@@ -372,17 +374,23 @@ def alternate(rounds, sign=1, rho=1.1, mu=1.0, s=0.05, turns=40):
 
 # %% tags=["hide-input"]
 story = alternate(20)
-fig, axes = plt.subplots(3, 1, figsize=(5.2, 7.5), layout="constrained", sharex=True)
 grid = torch.linspace(-1.5, 1.5, 200).double()
-for ax, number in zip(axes, (0, 2, 19)):
-    e, _, _, mu, w1, w3 = (
-        v[0] if v is not story[number][3] else v for v in story[number]
-    )
-    terms = {
+
+
+def terms_of(number):
+    """What the first weight's w1 sees in a round."""
+    e, _, _, mu, _, w3 = story[number]
+    return {
         "loss": a[0] / 2 * (grid - p[0]) ** 2,
-        "force E": e * (grid - w3),
-        "spring μ": mu / 2 * (grid - w3) ** 2,
+        "force E": e[0] * (grid - w3[0]),
+        "spring μ": mu / 2 * (grid - w3[0]) ** 2,
     }
+
+
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(3, 1, figsize=(5.2, 7.5), layout="constrained", sharex=True)
+for ax, number in zip(axes, (0, 2, 19)):
+    terms = terms_of(number)
     for (name, line), color in zip(terms.items(), (blue, green, orange)):
         ax.plot(grid, line - line.min(), color=color, lw=1.5, label=name)
     total = sum(terms.values())
@@ -696,7 +704,7 @@ def gone(record):
 
 
 print("gone at half of the MACs  backbone  decoder")
-for record in ledger.load("M3"):
+for record in sorted(ledger.load("M3"), key=lambda r: r.settings["model"]):
     if record.seed == 0:
         if record.method == "mtp independent":
             print(record.settings["model"])
@@ -811,6 +819,8 @@ found = {
     name: kept_of(f"{name} 0.5x", "deeplabv3_mini") for name in ("mtp", "slimming")
 }
 layers = [*parts.backbone, *parts.decoder]
+
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.4, 5), layout="constrained")
 for row, name in enumerate(layers):
     ax.barh(row, FULL[name], color="0.9", height=0.85)
