@@ -98,8 +98,8 @@ show(
 )
 
 # %% [markdown]
-# **What to see.** The same channels are gone in both lines. The networks with new weights err less, and they have the same
-# *structure*. So the cut network was not a bad one, its weights had only lost their partners. That is this lesson's idea (Li et al., 2022): *which*
+# **What to see.** The same channels are gone in both lines. At half of the channels the cut network guesses, and the one with
+# new weights still knows most things, and the two have the same *structure*. So the cut network was not a bad one, its weights had only lost their partners. That is this lesson's idea (Li et al., 2022): *which*
 # channels stay matters little, *how many* in each layer matters much. So search the numbers, and let algebra find the
 # weights.
 
@@ -440,8 +440,10 @@ show(
 )
 
 # %% [markdown]
-# **What to see.** Both lines start together, since the start is the same, and neither can fall. One seed proves
-# nothing; the table in section 11 has several. Move through the generations yourself:
+# **What to see.** Both lines start together, since the start is the same, and neither can fall. They also end close
+# together: with a start that has networks of all sizes, and so few generations, chance is hard to beat. One seed proves
+# nothing either way; the table in section 11 has several, from starts as the paper has them. Move through the generations
+# yourself:
 
 # %%
 explore_fronts(found.points(), rival=chance.points())
@@ -520,8 +522,8 @@ for name, (dense, cut, rebuilt, cost) in rows.items():
     print(f"{name:22} {dense:5.2f} {cut:5.2f} {rebuilt:8.2f} {cost:6.0%}")
 
 # %% [markdown]
-# **What to see.** Rebuilding helps in each of the three. One layer after the other is matched on
-# what the *original* network would have seen, so errors of earlier layers add up; the finer way, layer by layer on what the cut
+# **What to see.** Rebuilding helps the two convolutional networks most; DeiT loses little at this width in either way, so there is
+# little to win back. One layer after the other is matched on what the *original* network would have seen, so errors of earlier layers add up; the finer way, layer by layer on what the cut
 # network really sees, is `eapruning.asymmetric` (one pass for each layer, so it is for chosen networks only):
 
 # %%
