@@ -380,8 +380,7 @@ first = [
     (cost, error) for error, cost in map(fitness, space.draw(40, seed=0, how="spread"))
 ]
 points = np.array(first)
-low, high = points.min(0), points.max(0)
-unit = (points - low) / (high - low)
+unit = (points - points.min(0)) / np.ptp(points, 0)
 fan = np.linspace(0, 1, 9)
 directions = np.stack([fan, 1 - fan], 1)
 directions /= np.linalg.norm(directions, axis=1, keepdims=True)
