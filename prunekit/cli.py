@@ -20,16 +20,17 @@ from types import ModuleType
 from typing import Any, get_args
 
 from prunekit.course import site
-from prunekit.course.commands import bilevel, eapruning, mtp, sirfp
+from prunekit.course.commands import bilevel, dynasegformer, eapruning, mtp, sirfp
 from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
 from prunekit.plan import How
 
-PAPERS = (sirfp, mtp, bilevel, eapruning)
+PAPERS = (sirfp, mtp, bilevel, dynasegformer, eapruning)
 TRIALS = {  # a claim, or the first letter of a paper's claims -> its runs
     "S": "prunekit.course.sirfp.trials",
     "M": "prunekit.course.mtp.trials",
     "B": "prunekit.course.bilevel.trials",
+    "D": "prunekit.course.dynasegformer.trials",
     "E6": "prunekit.course.deploy.trials",
     "E": "prunekit.course.eapruning.trials",
 }
@@ -118,7 +119,8 @@ def add_experiments(experiments: Any) -> None:
         paper.add_to(experiments, common).set_defaults(do=partial(run_paper, paper))
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
-    claims.add_argument("claims", nargs="+", metavar="CLAIM", help="S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, E6")
+    numbers = "S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, D1 to D5, E6"
+    claims.add_argument("claims", nargs="+", metavar="CLAIM", help=numbers)
     claims.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     claims.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     claims.add_argument("--record", action="store_true", help="also count them in the checkout's ledger, book/results")

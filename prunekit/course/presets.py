@@ -54,6 +54,7 @@ CLAIMS: dict[str, str] = {
     "sirfp": "prunekit run sirfp: the whole road, with pre-training and cuts in steps",
     "mtp": "prunekit run mtp: the whole road, with both tasks trained in turn",
     "bilevel": "prunekit run bilevel: the whole road, search and fine-tuning",
+    "dynasegformer": "prunekit run dynasegformer: the whole road, gates and two-stage distillation",
     "eapruning": "prunekit run eapruning: the whole road, search and training of the chosen",
     "bench": "the fair bench: every criterion at equal work and equal fine-tuning",
 }

@@ -6,6 +6,7 @@ import difflib
 
 from prunekit.course.claims.bilevel import BILEVEL
 from prunekit.course.claims.claim import Claim, Need, above
+from prunekit.course.claims.dynasegformer import DYNASEGFORMER
 from prunekit.course.claims.eapruning import EAPRUNING
 from prunekit.course.claims.mtp import MTP
 from prunekit.errors import InputError
@@ -74,13 +75,6 @@ SIRFP = (
         "not in the paper",
         needs=(Need("softmax, sum", ">=", "softmax, mean"), *above("softmax, sum", "|map|, sum", "|map|, mean")),
     ),
-)
-DYNASEGFORMER = (
-    Claim("D1", "half of SegFormer's MACs for half a point of mIoU", "Tables 1 and 2"),
-    Claim("D2", "gates that look at the image beat static pruning", "Table 2"),
-    Claim("D3", "two-stage distillation helps, either stage alone does not", "Table 4"),
-    Claim("D4", "annealing the sparsity helps", "Table 5"),
-    Claim("D5", "few neurons are always on, none is always off", "Figure 3"),
 )
 PAPERS: dict[str, tuple[Claim, ...]] = {
     "SIRFP": SIRFP,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, relu
+from torch.nn.functional import layer_norm, linear, relu
 
 from prunekit.errors import InputError
 
@@ -75,23 +75,35 @@ class Selector(nn.Module):
 
 
 class Gate(Selector):
-    """The learned predictor. inputs: C. reduction: the MLP's hidden width is U / reduction, at least 2."""
+    """The learned predictor. inputs: C. reduction: the MLP's hidden width is U / reduction, at least 2. gain: factor on
+    its last layer: under Adam, how many times as fast as the weights the gates move.
+    """
 
     def __init__(
-        self, inputs: int, magnitude_U: Tensor, *, heads: int = 1, reduction: int = 16, name: str = "gate"
+        self,
+        inputs: int,
+        magnitude_U: Tensor,
+        *,
+        heads: int = 1,
+        reduction: int = 16,
+        gain: float = 1.0,
+        name: str = "gate",
     ) -> None:
         super().__init__(magnitude_U, heads=heads, name=name)
         hidden = max(2, self.size // reduction)
         self.norm = nn.LayerNorm(inputs)
         self.squeeze = nn.Linear(self.size, hidden)
         self.excite = nn.Linear(hidden, self.size)
+        self.gain = gain
         nn.init.zeros_(self.excite.weight)
-        nn.init.ones_(self.excite.bias)
+        nn.init.constant_(self.excite.bias, 1 / gain)
 
     def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
-        pooled_BC = x_BNC.mean(tuple(range(1, x_BNC.ndim - 1))) if x_BNC.ndim > 2 else x_BNC
-        seen_BU = linear(self.norm(pooled_BC), weight_UC)
-        return self.excite(relu(self.squeeze(seen_BU)))
+        norm, squeeze, excite = self.norm, self.squeeze, self.excite  # called as functions: at batch 1 calls cost, too
+        x_hat_BC = layer_norm(x_BNC.mean(1), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        hidden_BH = relu(linear(linear(x_hat_BC, weight_UC), squeeze.weight, squeeze.bias))
+        gate_BU = linear(hidden_BH, excite.weight, excite.bias)
+        return gate_BU if self.gain == 1 else self.gain * gate_BU
 
 
 class MagnitudeGate(Selector):

@@ -36,13 +36,14 @@ class Places:
 
 
 def make_dynamic(
-    model: nn.Module, *, sparsity: float, where: Sequence[Where] = KINDS, reduction: int = 16
+    model: nn.Module, *, sparsity: float, where: Sequence[Where] = KINDS, reduction: int = 16, gain: float = 1.0
 ) -> nn.Module:
     """A copy of `model` whose layers decide for each image which neurons to use.
 
     sparsity: fraction of each gated layer's neurons (of each head's, in attention) that an image leaves out, in [0, 1).
     where: "attention" (one gate for queries and keys, one for values), "ffn" (hidden neurons), or both. reduction:
-    hidden width of a predictor is the layer's divided by it. All gates start at 1: at sparsity 0 the copy computes what
+    hidden width of a predictor is the layer's divided by it. gain: how many times as fast as the weights gates move
+    under Adam; 1 for long trainings. All gates start at 1: at sparsity 0 the copy computes what
     `model` does. It takes batches of any size, and images of one size in each.
 
     Gated are SegFormer's blocks, timm's Attention and Mlp, and pairs of linear layers in nn.Sequential; see `places`.
@@ -51,7 +52,9 @@ def make_dynamic(
     """
     if type(reduction) is not int or reduction < 1:
         raise InputError(f"reduction is {reduction!r}; give a whole number from 1 on.")
-    return _insert(model, sparsity, where, partial(_predictor, reduction=reduction))
+    if not (isinstance(gain, (int, float)) and 0 < gain < float("inf")):
+        raise InputError(f"gain is {gain!r}; give a number above 0.")
+    return _insert(model, sparsity, where, partial(_predictor, reduction=reduction, gain=gain))
 
 
 def make_static(model: nn.Module, *, sparsity: float, where: Sequence[Where] = KINDS) -> nn.Module:
@@ -203,8 +206,8 @@ def _through(made_UC: Tensor, read_OU: Tensor) -> Tensor:
     return made_UC.norm(dim=1) * read_OU.norm(dim=0)
 
 
-def _predictor(inputs: int, magnitude_U: Tensor, heads: int, name: str, *, reduction: int) -> Selector:
-    gate = Gate(inputs, magnitude_U, heads=heads, reduction=reduction, name=name)
+def _predictor(inputs: int, magnitude_U: Tensor, heads: int, name: str, *, reduction: int, gain: float) -> Selector:
+    gate = Gate(inputs, magnitude_U, heads=heads, reduction=reduction, gain=gain, name=name)
     return gate.to(device=magnitude_U.device, dtype=magnitude_U.dtype)
 
 

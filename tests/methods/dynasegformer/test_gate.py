@@ -29,13 +29,13 @@ from prunekit.methods.dynasegformer import (
 
 def test_the_predictor_is_the_papers_equation_written_by_hand() -> None:
     torch.manual_seed(0)
-    gate, weight_UC, x_BNC = Gate(6, torch.rand(8), reduction=2), torch.randn(8, 6), torch.randn(2, 5, 6)
+    gate, weight_UC, x_BNC = Gate(6, torch.rand(8), reduction=2, gain=3.0), torch.randn(8, 6), torch.randn(2, 5, 6)
     nn.init.normal_(gate.excite.weight)
     for image, found_U in zip(x_BNC, gate(x_BNC, weight_UC), strict=True):
         pooled = image.mean(0)
         x_hat = (pooled - pooled.mean()) / (pooled.var(unbiased=False) + 1e-5).sqrt()
         hidden = (gate.squeeze.weight @ (weight_UC @ x_hat) + gate.squeeze.bias).clamp(min=0)
-        assert torch.allclose(found_U, gate.excite.weight @ hidden + gate.excite.bias, atol=1e-5)
+        assert torch.allclose(found_U, 3 * (gate.excite.weight @ hidden + gate.excite.bias), atol=1e-5)
 
 
 def test_top_r_keeps_the_largest_of_each_head_with_their_values() -> None:
@@ -164,6 +164,9 @@ def test_other_arguments_that_cannot_work_are_refused() -> None:
     for reduction in (0, 2.0):
         with pytest.raises(InputError, match="reduction"):
             make_dynamic(model, sparsity=0.5, reduction=reduction)  # type: ignore[arg-type]
+    for gain in (0, -1.0, float("nan"), "fast"):
+        with pytest.raises(InputError, match="gain"):
+            make_dynamic(model, sparsity=0.5, gain=gain)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no path"):
         use_path(make_dynamic(model, sparsity=0.5), "fast")  # type: ignore[arg-type]
     with pytest.raises(GroupError, match="no gates"):

@@ -1,0 +1,169 @@
+"""The runs behind DynaSegFormer's claims at mini scale: gates and their rivals, with the same training around them.
+
+    prunekit run claims D1 D2 D3 D4 D5 --record
+
+All start from one trained network, the teacher, with the additive decoder, which changes nothing; all train for as many
+steps on the same images in the same order for a seed. A run without the features' stage trains on labels for as long.
+
+    D1        30 and 50 %, as printed, against the same network without gates
+    D2 - D4   75 %: at 50 % this small network loses less than the seeds differ by, and nothing could be told apart; the
+              paper's ablation, trained for a quarter of its steps, loses 5 points, which is where 75 % takes ours
+    D2        over one domain of scenes (day) and over five (night, fog, snow, desert besides); the teacher of the five
+              is the day's, trained on for 150 steps on all of them
+    D5        the gate of the first block's queries and keys, of the 50 % run of D1
+
+A seed draws the order of training. Runs that claims share are made once. Stop it and start it again: it goes on where
+it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from prunekit.course.dynasegformer.experiment import costs, gated, statistics, task_of, train
+from prunekit.course.dynasegformer.preset import Dyna, GateKind, preset_of
+from prunekit.course.experiments import Row, adamw, carry_out, image_loader, runs_of, segmentation
+from prunekit.course.tasks import Task
+from prunekit.models import zoo
+from prunekit.models.segformer import SegFormer
+from prunekit.train import finetune
+
+STEPS, BATCH = 40, 4
+ABLATION = 0.75  # sparsity of D2 to D4
+SEVERAL = 5  # domains
+ADAPT = adamw(150, 8, 0.002)  # of the teacher of several domains
+KEY_LAYER = "encoder.stages.0.blocks.0.attention.qk_gate"
+KINDS = ("type I", "type II", "type III")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One run but for its seed; see preset.Dyna."""
+
+    gate: GateKind = "dynamic"
+    sparsity: float = ABLATION
+    features: bool = True
+    soft: bool = True
+    annealing: bool = True
+    domains: int = 1
+
+
+PLAIN = Way(features=False, soft=False)
+TWO = {
+    "dynamic": Way(),
+    "static": Way("static"),
+    "dynamic, no distillation": PLAIN,
+    "static, no distillation": replace(PLAIN, gate="static"),
+}
+MANY = {name: replace(way, domains=SEVERAL) for name, way in TWO.items()}
+HALF = Way(sparsity=0.5)
+WAYS: dict[str, dict[str, Way]] = {  # claim -> method in the ledger -> run; D2 is asked twice, see `trials`
+    "D1": {"dense": Way("dense", sparsity=0.0), "30 %": Way(sparsity=0.3), "50 %": HALF},
+    "D2": TWO,
+    "D3": {
+        "both stages": TWO["dynamic"],
+        "stage 1": Way(soft=False),
+        "stage 2": Way(features=False),
+        "none": TWO["dynamic, no distillation"],
+    },
+    "D4": {
+        "annealed": TWO["dynamic"],
+        "at once": Way(annealing=False),
+        "annealed, no distillation": TWO["dynamic, no distillation"],
+        "at once, no distillation": replace(PLAIN, annealing=False),
+    },
+    "D5": dict.fromkeys(KINDS, HALF),
+}
+
+
+def settings(claim: str, way: Way) -> dict[str, Any]:
+    """What the runs of a comparison share."""
+    preset = preset_of("mini")
+    same = {"model": preset.model, "dataset": preset.dataset, "domains": way.domains, "steps": STEPS, "batch": BATCH}
+    same |= {"lr": preset.train.lr, "reduction": preset.reduction, "gain": preset.gain, "lambda_m": preset.weight}
+    same |= {"lambda_s": preset.soft_weight}
+    return {**same, "layer": KEY_LAYER} if claim == "D5" else same if claim == "D1" else {**same, "sparsity": ABLATION}
+
+
+def trials(claims: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[Row]]:
+    """(seed, run) -> the records that it is for, seed by seed. InputError for a claim without runs, or no seed."""
+    claims = tuple(claims)
+    todo = runs_of(claims, WAYS, seeds=seeds, settings=settings)
+    if "D2" in claims:
+        for key, rows in runs_of(("D2",), {"D2": MANY}, seeds=seeds, settings=settings).items():
+            todo.setdefault(key, []).extend(rows)
+    return dict(sorted(todo.items(), key=lambda item: item[0][0]))
+
+
+def run(claims: Iterable[str], *, seeds: int, out: Path) -> None:
+    """Do what the ledger does not hold yet, one record for every claim that a run is for."""
+    lab = Lab(out / "dynasegformer")
+    carry_out(trials(claims, seeds), lambda one: lab.measure(*one), of=kept)
+
+
+class Lab:
+    """Pictures and teachers, made once. out: where the teacher of several domains is kept."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.task = lru_cache(None)(self._task)
+        self.teacher = lru_cache(None)(self._teacher)
+        self.teacher_miou = lru_cache(None)(self._teacher_miou)
+
+    def preset(self, way: Way) -> Dyna:
+        """The mini preset with a shorter training, since there are many."""
+        mini = preset_of("mini")
+        return replace(mini, train=replace(mini.train, steps=STEPS, batch=BATCH), **vars(way))
+
+    def measure(self, seed: int, way: Way) -> dict[str, Any]:
+        """Train and test one student."""
+        student, task, preset = self.student(seed, way), self.task(way.domains), self.preset(way)
+        teacher = self.teacher(way.domains)
+        found = segmentation(student, task.test, len(task.classes))
+        found |= {"miou_teacher": self.teacher_miou(way.domains), **costs(teacher, student, preset)}
+        if way == HALF:
+            counts = statistics(student, task)
+            found |= {"on": counts[KEY_LAYER].on_U.tolist(), "images": counts[KEY_LAYER].images}
+            kinds = [sum(int((each.types() == kind).sum()) for each in counts.values()) for kind in (1, 2, 3)]
+            found["kinds_all_layers"] = kinds
+        return found
+
+    def student(self, seed: int, way: Way) -> nn.Module:
+        """Trained."""
+        preset, teacher = self.preset(way), self.teacher(way.domains)
+        return train(gated(teacher, preset), teacher, self.task(way.domains), preset, seed=seed, quiet=True)
+
+    def _teacher_miou(self, domains: int) -> float:
+        """Of the dense network that all start from."""
+        task = self.task(domains)
+        return segmentation(self.teacher(domains), task.test, len(task.classes))["miou"]
+
+    def _task(self, domains: int) -> Task:
+        return task_of(replace(preset_of("mini"), domains=domains), None)
+
+    def _teacher(self, domains: int) -> SegFormer:
+        stored = cast(SegFormer, zoo.load(preset_of("mini").model))
+        if domains == 1:
+            return stored
+        task = self.task(domains)
+        loader = image_loader(task.train, ADAPT.batch)
+        folder = self.out / f"teacher-{domains}"
+        return cast(
+            SegFormer,
+            finetune(stored, loader, ADAPT.config(seed=0, quiet=True), loss_fn=task.loss, checkpoint=folder).model,
+        )
+
+
+def kept(row: Row, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """D5 asks for the share of one kind among the key layer's neurons, the others for everything."""
+    if row.claim != "D5":
+        return found
+    on, images = found["on"], found["images"]
+    kind = {"type I": lambda n: n == images, "type III": lambda n: n == 0}.get(row.method, lambda n: 0 < n < images)
+    return {"share": sum(map(kind, on)) / len(on), "on": on, "images": images}

@@ -1,0 +1,137 @@
+"""DynaSegFormer's speed: SegFormer-B0 at 512 x 512 on one CPU thread, gathered against the ceiling and the dense model.
+
+The ceiling of an image-dependent choice is a static network that was narrowed by hand to the same widths. Times are CPU
+seconds of this thread, medians of passes in turn: what else runs on the machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunekit.methods.dynasegformer import (
+    Selector,
+    additive_decoder,
+    cost,
+    gates_of,
+    make_dynamic,
+    make_static,
+    narrow,
+    use_path,
+)
+from prunekit.models.segformer import segformer
+from prunekit.profiling import count_macs, latency_ms
+
+SIZE, CLASSES, SPARSITY = 512, 150, 0.5
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def nets() -> dict[str, nn.Module]:
+    """original: the published decoder. dense: the additive one. All in eval mode."""
+    torch.manual_seed(0)
+    original = segformer(CLASSES).eval()
+    dense = additive_decoder(original)
+    dynamic = make_dynamic(dense, sparsity=SPARSITY).eval()
+    with torch.no_grad():
+        for gate in gates_of(dynamic).values():  # predictors that have learned: every image has its own gates
+            gate.excite.weight.normal_()  # type: ignore[union-attr]
+    static = narrow(make_static(dense, sparsity=SPARSITY)).eval()
+    gathered = use_path(dynamic, "gathered")
+    return {"original": original, "dense": dense, "static": static, "masked": dynamic, "gathered": gathered}
+
+
+def cpu_ms(models: Mapping[str, nn.Module], x: Tensor, rounds: int = 7) -> dict[str, float]:
+    """Median CPU milliseconds of a pass, models in turn, one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for lap in range(rounds + 1):
+            for name, model in models.items():
+                start = time.process_time()
+                model(x)
+                if lap:
+                    times[name].append(1000 * (time.process_time() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def show(title: str, times: Mapping[str, float], base: str) -> None:
+    print(f"\n{title}: " + ", ".join(f"{n} {t:.0f} ms ({times[base] / t:.2f}x)" for n, t in times.items()))
+
+
+def test_gathered_inference_is_nearly_as_fast_as_a_network_of_these_widths(nets: dict[str, nn.Module]) -> None:
+    x = torch.randn(1, 3, SIZE, SIZE)
+    assert cost(nets["gathered"], x).macs - cost(nets["gathered"], x).predictor == count_macs(nets["static"], x)
+    whole = cpu_ms(nets, x)
+    show("whole network, against the original", whole, "original")
+    encoders = {name: net.encoder for name, net in nets.items()}  # type: ignore[misc]
+    encoder = cpu_ms(encoders, x)  # type: ignore[arg-type]
+    show("encoder, against the dense one", encoder, "dense")
+    assert whole["static"] / whole["gathered"] >= 0.9, whole
+    assert encoder["static"] / encoder["gathered"] >= 0.85, encoder
+    assert whole["gathered"] < whole["masked"] and whole["gathered"] < whole["dense"]
+
+
+def test_predictors_cost_at_most_3_percent_of_the_encoder(nets: dict[str, nn.Module]) -> None:
+    x, encoder = torch.randn(1, 3, SIZE, SIZE), nets["gathered"].encoder
+    shares = []
+    with torch.no_grad():
+        for _ in range(8):
+            with timed(nets["gathered"]) as spent:
+                start = time.process_time()
+                encoder(x)  # type: ignore[operator]
+                shares.append(spent[0] / (time.process_time() - start))
+    share = statistics.median(shares[1:])
+    print(f"\npredictors: {share:.1%} of the encoder's time")
+    assert share <= 0.03
+
+
+def test_a_batch_of_8_is_not_slower_than_masked(nets: dict[str, nn.Module]) -> None:
+    times = cpu_ms({name: nets[name] for name in ("masked", "gathered")}, torch.randn(8, 3, SIZE, SIZE), rounds=3)
+    show("batch of 8", times, "masked")
+    assert times["gathered"] <= times["masked"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("batch", [1, 8])
+def test_milliseconds_on_a_gpu(nets: dict[str, nn.Module], batch: int) -> None:
+    there = {name: net.to("cuda") for name, net in nets.items()}
+    x = torch.randn(batch, 3, SIZE, SIZE, device="cuda")
+    times = latency_ms(there, x)
+    show(f"{torch.cuda.get_device_name()}, batch {batch}", times, "original")
+    for net in nets.values():
+        net.to("cpu")
+    assert times["gathered"] > 0
+
+
+@contextmanager
+def timed(model: nn.Module) -> Iterator[list[float]]:
+    """Seconds that the predictors take meanwhile; choosing and gathering are the layers'."""
+    spent, since = [0.0], [0.0]
+
+    def before(module: nn.Module, args: object) -> None:
+        since[0] = time.process_time()
+
+    def after(module: nn.Module, args: object, output: object) -> None:
+        spent[0] += time.process_time() - since[0]
+
+    gates = [module for module in model.modules() if isinstance(module, Selector)]
+    handles = [gate.register_forward_pre_hook(before) for gate in gates]
+    handles += [gate.register_forward_hook(after) for gate in gates]
+    try:
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
