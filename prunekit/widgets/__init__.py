@@ -3,12 +3,13 @@
 Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
 channels (feature maps by score), clique (a layer as a graph, and who stays), search (masks while they learn), fronts (a
 search by generation), widths (what a layer's width costs), thresholds (two of them on scales, and the widths that
-follow). Each has a plain function from state to picture, which `explore_...` shows.
+follow), gates (which neurons an image uses). Each has a plain function from state to picture, which `explore_...` shows.
 """
 
 from prunekit.widgets.channels import channels_view, explore_channels
 from prunekit.widgets.clique import CliqueStudy, clique_view, explore_clique
 from prunekit.widgets.fronts import explore_fronts, front_strip, fronts_view
+from prunekit.widgets.gates import GateStudy, explore_gates, gates_view
 from prunekit.widgets.live import View
 from prunekit.widgets.masks import MaskStudy, explore_masks, masks_view
 from prunekit.widgets.search import SearchStudy, SearchTrace, explore_search, search_view
@@ -18,6 +19,7 @@ from prunekit.widgets.widths import explore_widths, widths_view
 
 __all__ = [
     "CliqueStudy",
+    "GateStudy",
     "MaskStudy",
     "SearchStudy",
     "SearchTrace",
@@ -29,6 +31,7 @@ __all__ = [
     "explore_channels",
     "explore_clique",
     "explore_fronts",
+    "explore_gates",
     "explore_masks",
     "explore_search",
     "explore_sensitivity",
@@ -36,6 +39,7 @@ __all__ = [
     "explore_widths",
     "front_strip",
     "fronts_view",
+    "gates_view",
     "masks_view",
     "search_view",
     "sensitivity",

