@@ -12,11 +12,13 @@ from torch.ao.quantization.observer import MinMaxObserver
 import prunekit as pk
 from prunekit.course.exercises import (
     clique_05,
+    distil_07,
     front_08,
     lesson_01,
     lesson_02,
     lesson_04,
     lesson_05,
+    lesson_07,
     lesson_08,
     lesson_09,
     thresholds_04,
@@ -24,11 +26,14 @@ from prunekit.course.exercises import (
 )
 from prunekit.export.proof import FLOOR, relative_error
 from prunekit.methods import eapruning, mtp
+from prunekit.methods.dynasegformer import GateTraining, MagnitudeGate, kept_at
+from prunekit.methods.dynasegformer.gather import columns, rows
 from prunekit.methods.eapruning.leading import solver
 from prunekit.methods.mtp.coupling import soft_threshold_
 from prunekit.methods.sirfp.clique import ehgp, unit_scores
 from prunekit.methods.sirfp.jensen_shannon import best_spacing, error_bound, exact
 from prunekit.profiling import count_macs
+from prunekit.train import soft_cross_entropy
 
 
 def conv3(c_in: int, c_out: int, groups: int = 1) -> nn.Conv2d:
@@ -217,3 +222,23 @@ def test_soft_thresholds_and_taus_and_widths_are_the_librarys():
         plan = mtp.plan(parts, scores, p, limits=pk.Limits(max_ratio=0.99, min_keep=2))
         expected = thresholds_04.widths(layers, found.backbone, 2)
         assert [len(plan.keep[one]), len(plan.keep[two])] == expected
+
+
+def test_dynasegformers_references_are_the_library():
+    dice = torch.Generator().manual_seed(0)
+    g_BU = torch.randn(4, 12, generator=dice)
+    gate = MagnitudeGate(torch.zeros(12))
+    gate.set_sparsity(2 / 3)
+    assert torch.equal(lesson_07.top_r(g_BU, 4), gate.mask(g_BU))
+    first, second = nn.Linear(3, 12, bias=False), nn.Linear(12, 5, bias=False)
+    x_BNC, chosen = torch.randn(1, 6, 3, generator=dice), gate.choose(g_BU[:1])
+    wanted = columns(rows(x_BNC, first, *(chosen.index_BK, chosen.value_BK)), second, chosen.index_BK)[0]
+    mine = lesson_07.gathered(x_BNC[0], first.weight, second.weight, chosen.index_BK[0], chosen.value_BK[0])
+    torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-6)
+    for step in (0, 10, 33, 100, 300):
+        training = GateTraining(0.5, steps=100)
+        training.step = step
+        assert lesson_07.annealed(step, 100, 0.5, 64) == kept_at(training.now(), 64)
+    student, teacher = torch.randn(2, 6, 5, generator=dice)
+    ours = distil_07.soft_cross_entropy(student, teacher)
+    torch.testing.assert_close(ours, soft_cross_entropy(student, teacher), rtol=0, atol=1e-6)
