@@ -156,14 +156,15 @@ gap = max(a - b for a, b in zip(*curves.values()))
 print(f"largest lead of the choice for each image: {gap:.2f}")
 
 # %% [markdown]
-# Keep that number in mind: on scenes of *one kind*, it is about what a perfect gate of this sort could win before
-# training. Section 10 asks whether a learned one wins more where the images differ more.
+# **What to see.** The two curves are nearly one. Neurons vary from image to image, and yet the same ones are the largest
+# nearly everywhere: on scenes of *one kind*, choosing by magnitude for each image wins next to nothing over choosing once.
+# A learned gate may know more than magnitudes. Keep the number in mind until section 10, which also asks about scenes that
+# differ more.
 
 # %% [markdown]
 # ## 2 · The method in one figure
 
 # %% tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
 blue, orange = viz.colors(2)
 boxes = {
     "X": (0.06, 0.3, "k"),
@@ -174,20 +175,18 @@ boxes = {
     "MLP": (0.47, 0.8, orange),
     "top-r": (0.68, 0.8, orange),
 }
+arrows = [(0.1, 0.3, 0.29, 0.3), (0.43, 0.3, 0.61, 0.3), (0.75, 0.3, 0.92, 0.3)]
+arrows += [(0.07, 0.4, 0.14, 0.7), (0.31, 0.8, 0.41, 0.8), (0.53, 0.8, 0.6, 0.8)]
+arrows += [(0.66, 0.7, 0.38, 0.41), (0.69, 0.7, 0.69, 0.41)]
+
+# %% tags=["hide-input"]
+fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
 for text, (x, y, color) in boxes.items():
     frame = {"boxstyle": "round,pad=0.4", "facecolor": "w", "edgecolor": color}
     ax.text(x, y, text, ha="center", va="center", fontsize=13, bbox=frame)
-for a, b in (
-    ((0.1, 0.3), (0.29, 0.3)),
-    ((0.43, 0.3), (0.61, 0.3)),
-    ((0.75, 0.3), (0.92, 0.3)),
-    ((0.07, 0.4), (0.14, 0.7)),
-    ((0.31, 0.8), (0.41, 0.8)),
-    ((0.53, 0.8), (0.6, 0.8)),
-    ((0.66, 0.7), (0.38, 0.41)),
-    ((0.69, 0.7), (0.69, 0.41)),
-):
-    ax.annotate("", b, a, arrowprops={"arrowstyle": "->", "lw": 1.6, "color": "0.3"})
+for x, y, x_end, y_end in arrows:
+    look = {"arrowstyle": "->", "lw": 1.6, "color": "0.3"}
+    ax.annotate("", (x_end, y_end), (x, y), arrowprops=look)
 ax.set(xlim=(0, 1), ylim=(0.1, 0.95))
 ax.set_axis_off()
 show(
@@ -305,7 +304,7 @@ print(f"dense              {miou(model):.2f}")
 print(f"gates start at 1   {miou(fresh):.2f}")
 torch.manual_seed(0)
 for gate in dyna.gates_of(fresh).values():
-    nn.init.normal_(gate.excite.weight, std=0.3)
+    gate.excite.reset_parameters()  # as PyTorch would start it
 print(f"gates at random    {miou(fresh):.2f}")
 
 # %% [markdown]
@@ -348,7 +347,7 @@ with torch.no_grad():
     for count in (1, 8):
         x = images[:count].double()
         apart = (some(x) - fast(x)).abs().max()
-        print(f"{count} images: equal to 1e-9:", bool(apart < 1e-9))
+        print(f"batch of {count}: equal to 1e-9:", bool(apart < 1e-9))
     one, two = dyna.masks_of(some, images[:2].double())[
         "encoder.stages.3.blocks.1.mlp.gate"
     ]
@@ -481,7 +480,7 @@ from dataclasses import replace
 from prunekit.course.dynasegformer import experiment, preset_of
 
 preset = preset_of("mini")
-preset = replace(preset, train=replace(preset.train, steps=40))
+preset = replace(preset, train=replace(preset.train, steps=30))
 tuned = {}
 for kind in ("dynamic", "static"):
     settings = replace(preset, gate=kind)
@@ -540,12 +539,13 @@ total = torch.stack(
 print("all gates, types I, II, III:", total.sum(0).tolist())
 
 # %% [markdown]
-# In the paper, about 15 neurons of this layer are always on and the others spread over all counts; those that are never on
-# are not drawn there. Compare with yours: how many are *in between*, and thus really depend on the image?
+# In the paper, about 15 neurons of this layer are always on, the others spread over all counts, and those that are never on
+# are not drawn. Here, too, about half are always on. But in so short a training hardly any gate of the network is *in between*:
+# nearly all have settled, on or off, whatever the image. A gate that is always on or always off is a static one.
 #
 # **The gate explorer.** Two images, one layer. Dark: both use the neuron. Orange, blue: only one of them does. Where
-# Python runs, choose other layers and images: do a street at day and one full of fog agree?
-# (`prunekit/widgets/gates.py`)
+# Python runs, choose other layers and images: do a street at day and one full of fog agree? (On means kept *and* above
+# 0, as the paper counts; `prunekit/widgets/gates.py`.) It starts at the layer whose gates differ most.
 
 # %%
 from prunekit.data.scenes import DOMAINS, SceneDataset
@@ -667,7 +667,7 @@ quiz("07")
 # ```python
 # import timm
 # from prunekit.methods import dynasegformer as dyna
-# from prunekit.train import TrainConfig, distill
+# from prunekit.train import TrainConfig, classification_loss, distill
 #
 # model = timm.create_model("deit_small_patch16_224", pretrained=True)
 # print(dyna.places(model))  # what can be gated, and what not

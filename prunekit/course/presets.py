@@ -43,7 +43,7 @@ LESSONS: dict[str, Minutes] = {
     "04_mtp": Minutes(mini=2),
     "05_sirfp": Minutes(mini=2),
     "06_bilevel": Minutes(mini=3),
-    "07_dynasegformer": Minutes(mini=2.5),
+    "07_dynasegformer": Minutes(mini=2),
     "08_eapruning": Minutes(mini=2.5),
     "09_deploy": Minutes(mini=2),
 }
