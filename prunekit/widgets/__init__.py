@@ -3,7 +3,8 @@
 Files: live (a picture with controls), sensitivity (one group cut alone), masks (labels before and after a cut),
 channels (feature maps by score), clique (a layer as a graph, and who stays), search (masks while they learn), fronts (a
 search by generation), widths (what a layer's width costs), thresholds (two of them on scales, and the widths that
-follow), gates (which neurons an image uses). Each has a plain function from state to picture, which `explore_...` shows.
+follow), gates (which neurons an image uses). Each has a plain function from state to picture, which `explore_...`
+shows.
 """
 
 from prunekit.widgets.channels import channels_view, explore_channels
