@@ -190,7 +190,7 @@ show(
 # | $s$, $\tau$, $b$ | soft mask, threshold, mask (0 or 1), one each for every channel |
 # | $L(w, s)$ | loss of the task |
 # | $L_{reg}$, $\beta$ | squared distance of the work from its target, and its weight |
-# | $\lambda$ | strength of the weights' ridge, $\lVert w \rVert^2 / 2\lambda$ |
+# | $\lambda$ | the weights have a *ridge*, a pull to zero, $\lVert w \rVert^2 / 2\lambda$: the larger $\lambda$, the weaker |
 # | $w^*(s)$ | the weights that are best for these masks |
 
 # %% [markdown]
@@ -269,13 +269,16 @@ axes[0].set_ylabel("loss added by closing", fontsize=11)
 show(
     fig,
     alt="What closing a channel adds to the loss against the straight-through guess: "
-    "off for large ones in an early layer, close to the diagonal in a deep one.",
+    "above the diagonal in an early layer, close to it in a deep one.",
 )
 
 # %% [markdown]
-# **What to see.** In the deep layer the borrowed slope puts the channels in nearly the right order, and on the diagonal. In the
-# early layer it is a hint: closing is a long way to go, and a slope sees only the first step. Nearly all dots lie above the
-# diagonal, and the channel that matters most by far was guessed at a few thousandths. The L1 norm knows neither order.
+# (Both axes are in thousandths, and logarithmic beyond 1.)
+#
+# **What to see.** In the deep layer the borrowed slope puts the channels in nearly the right order, and most on the diagonal.
+# In the early layer it is a hint: closing is a long way to go, and a slope sees only the first step. Nearly all dots lie
+# above the diagonal, and the channel that matters most by far was guessed at a few thousandths. The L1 norm knows neither
+# order.
 #
 # ## 4 · The work of a mask
 #
@@ -325,6 +328,8 @@ half = work(torch.tensor([g.size / 2 for g in groups.values()])) / work.dense
 print(f"half of all channels: {half:.0%} of the work")
 
 # %% [markdown]
+# (More than a quarter, since some of the work grows with one width alone: that of a depth-wise convolution, for instance.)
+#
 # ## 5 · Two levels
 #
 # Now the heart of it. A mask should be judged by the loss *after the weights have adapted* to it:
@@ -518,13 +523,13 @@ ax.spines[["top", "right"]].set_visible(False)
 show(
     fig,
     alt="Exact implicit term over the shortcut against lambda h: near 1 for small "
-    "lambda h, 0 at 1, negative beyond; dots of the small network follow the curve.",
+    "lambda h, 0 at 1, negative beyond; five of six dots follow the curve, one is at 0.",
 )
 
 # %% [markdown]
-# **What to see.** First the size goes wrong, then the sign. With a small $\lambda$ the ridge is all that the weights feel, and the
-# shortcut is right. At $\lambda h = 1$ the exact term is nearly gone, while the shortcut is not; beyond, the two point *in opposite
-# directions*. On the far right, at $\lambda = 10$, hardly any relation is left.
+# **What to see.** First the size goes wrong, then the sign. With a small $\lambda$ the ridge is all that the weights feel,
+# and the shortcut is right. At $\lambda h = 1$ the exact term is nearly gone, while the shortcut is not; beyond, the two
+# point *in opposite directions*. At $\lambda = 10$ (the dot off the curve) hardly any relation is left.
 #
 # The orange line you can do on paper. One weight, $L = f(s w)$, at $s = 1$: then $\nabla_w L = f'$, $H = f'' = h$, and $w^* = -\lambda f'$. The
 # second derivative that we left out is $f' + w^* f'' = f'(1 - \lambda h)$, so
@@ -534,8 +539,8 @@ show(
 # The numerator is the part with $\ell''$, the denominator the Hessian: both were dropped in section 5, and the first one turns the sign.
 # Why? Because weights that have long found their place make up for what the mask takes away.
 #
-# And the **total**? It looks fine nearly throughout. That is because the direct term is larger; a check of the sum says
-# little about its part. In a real search the masks are never at $w^*$ either: weights take a few steps, not all of them. So the
+# And the **total**? It looks fine throughout. That is because the direct term is larger; a check of the sum says
+# little about its part. In a real search the weights are never at $w^*$ either: they take a few steps, not all of them. So the
 # implicit term is best read as what it is: *a unit whose weights still learn is held open for a while*. Whether that helps is
 # a question for measurements (B2, section 11).
 #
@@ -769,8 +774,8 @@ top.spines[["top", "right"]].set_visible(False)
 draw_masks(below, history.masks("pyramid.3.expand.0.0"))
 show(
     fig,
-    alt="The work falls to its target; below it the channels of one layer, dark while "
-    "open, close one after another, and a few open again.",
+    alt="The work plunges at update 5, comes back and swings around its target; below, "
+    "the channels of one layer: many close in the plunge and open again, few stay closed.",
 )
 
 # %%
@@ -840,10 +845,10 @@ show(
 )
 
 # %% [markdown]
-# **What to see.** The same steps, the same work, and another network: the masks have kept most of the dense one's
-# mIoU, L1's uniform shares have not. Look where they cut: next to nothing in the first, fine layers and two thirds of the wide, coarse
-# ones. L1 took the same share everywhere. So part of the lead is *where*, not *which*, as in lesson 05. And look at the parameters
-# and at the milliseconds: equal MACs are neither.
+# **What to see.** The same steps, the same work, and another network: the masks have kept most of the dense one's mIoU, L1's
+# uniform shares have not. Look where they cut: next to nothing in the first, fine layers and more than half of most wide,
+# coarse ones. L1 took the same share everywhere. So part of the lead may well be *where*, not *which*, as in lesson 05. And
+# look at the parameters and at the milliseconds: equal MACs are neither.
 #
 # In the picture of the search there is a panic, too: at the fifth update nearly everything closes, and opens again. Adam moves all $s$
 # alike at first, and thirty steps leave no time for small ones. The masks survive it because closing is not final.
@@ -893,7 +898,7 @@ show(
 # (`prunekit/widgets/search.py`). Three things to look for:
 #
 # - $\lambda = 0$: the masks flutter. Nothing remembers that the weights have only begun to learn.
-# - $\lambda = 10$: hardly anybody closes. What still learns is held open, and everything still learns.
+# - $\lambda = 10$: fewer close, and far from enough. What still learns is held open, and everything still learns.
 # - small $\beta$: the work stops far from its target, and the closing step has to do the rest.
 
 # %%
@@ -938,9 +943,10 @@ for beta, lam, tau in (
     print(f"{beta:4}{lam:7}{tau:6}{trace.macs[-1]:7.2f}{counts}")
 
 # %% [markdown]
-# **What to see.** Without the implicit term more than twice as many flips. With ten times as much of it hardly anybody closes, and the
-# work stays at 60 % for a target of 25 %. A small $\beta$ ends there as well. A high threshold makes masks nervous: they have only a tenth of the way to
-# fall. None of these runs says which setting is *best*; that is B3, below.
+# **What to see.** Without the implicit term more than twice as many flips. With ten times as much of it only nine of 28
+# close, and the work stays at 60 % for a target of 25 %. A small $\beta$ ends near there as well. A high threshold makes
+# masks nervous: from 1 they have only a tenth to fall, not a half. None of these runs says which setting is *best*; that is
+# B3, below.
 #
 # And now things that go wrong. Each message says what to do.
 
@@ -1025,22 +1031,24 @@ axes[0].set_ylabel("share of the MACs", fontsize=12)
 axes[0].set_ylim(0, 1.05)
 show(
     fig,
-    alt="Share of the MACs against the update for three seeds, with and without "
-    "implicit gradients: it comes down to about one half.",
+    alt="Share of the MACs against the update for three seeds, with and without implicit "
+    "gradients: a plunge at update 5, back up, then swings around one half.",
 )
 
 # %% [markdown]
-# **Read it honestly.** B1 is the paper's main claim, and at mini scale the gap is far larger than in the paper. Part of it is this: the
-# weights of `bilevel` and `regrow` have trained *with* their masks when the cut comes, those of `eagleeye` and `l1` have not, and fifteen
-# steps of fine-tuning are too few to catch up. With more of them the gap shrinks. So `regrow` is the fair rival: it adapts as well, and it
-# sorts. EagleEye has ten random strategies here, and more would help it.
+# **Read it honestly.** B1 is the paper's main claim, and at mini scale the gap is far larger than in the paper. Part of it is
+# this: the weights of `bilevel` and `regrow` have trained *with* their masks when the cut comes, those of `eagleeye` and `l1`
+# have not, and they have only fifteen steps of fine-tuning to catch up; whether more would close the gap, these runs do not
+# say. So `regrow` is the fair rival: it adapts as well, and it sorts. EagleEye has ten random strategies here, and more may
+# help it.
 #
-# B2 is the paper's own idea, and the one to look at twice: same steps, same work, with and without implicit gradients. In the two
-# panels the work comes down alike. What the lesson's toy showed, fewer flips, is not yet a better network.
+# B2 is the paper's own idea, and the one to look at twice: same steps, same work, with and without implicit gradients. Here
+# neither is better than the other, and in the two panels the work comes down alike. What the lesson's toy showed,
+# fewer flips, is not yet a better network.
 #
-# B4 asks for milliseconds. The masks know only MACs, and those are cheapest to save in wide, coarse layers; the fine layers, which take
-# the time on a processor, stay whole (the bars in section 9). Whoever wants speed should put time into the second term;
-# [lesson 09](09_deploy.ipynb) has the tables for it.
+# B4 asks for milliseconds, and the lead is not there: with this spread the four cannot be told apart. A likely reason: the
+# masks know only MACs and save them in wide, coarse layers; the fine ones, with their large maps, stay whole (the bars in
+# section 9). Whoever wants speed should put time into the second term; [lesson 09](09_deploy.ipynb) has the tables for it.
 #
 # A claim that is *open* has fewer than three seeds so far; `prunekit run claims B5 B3 --record` makes the rest and goes on where it was
 # stopped. Nothing here says anything about the paper's scale: its networks are larger, its searches take a day.

@@ -16,17 +16,18 @@ those that come back by how far they are from the span of the open ones. Here on
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunekit.core import Groups, PruningPlan, Scores
-from prunekit.errors import InputError
+from prunekit.errors import CheckpointError, InputError
 from prunekit.gates import Gated
 from prunekit.plan import How, Limits, budget_plan
 from prunekit.train import TrainConfig, finetune, segmentation_loss
@@ -103,11 +104,24 @@ class Explorer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The gates themselves are in the model's checkpoint."""
-        return {"steps": torch.tensor([self.steps, self.returned])}
+        settings = torch.tensor(list(json.dumps(self._settings()).encode()), dtype=torch.uint8)
+        return {"steps": torch.tensor([self.steps, self.returned]), "settings": settings}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Undo `state_dict`."""
+        """Undo `state_dict`. Raises CheckpointError, naming what differs, for another target or other settings."""
+        there, here = json.loads(bytes(state["settings"].tolist())), self._settings()
+        for key in here:
+            if there.get(key) != here[key]:
+                raise CheckpointError(
+                    f"this folder was explored with {key}={there.get(key)!r}, now {key}={here[key]!r}. Use what it was "
+                    "started with, or another folder for another run."
+                )
         self.steps, self.returned = state["steps"].tolist()
+
+    def _settings(self) -> dict[str, float | str]:
+        """What must not change under way; the score is a function and is not compared."""
+        limits = asdict(self.limits or Limits())
+        return {"macs_ratio": self.macs_ratio, "seed": self.seed, "how": self.how, **asdict(self.rhythm), **limits}
 
     def _round(self, model: Gated) -> None:
         plan, share = self.plan(model.model), self.share()
@@ -134,7 +148,8 @@ def learn_plan(
 ) -> tuple[PruningPlan, nn.Module]:
     """Train for config.steps while units close and come back: the plan, and the network to prune, whole, eval mode.
 
-    The arguments are those of `finetune`, and so are the errors; the model given is not changed.
+    The arguments are those of `finetune`, and so are the errors, CheckpointError also for a folder of another target, rhythm
+    or seed; the model given is not changed.
     """
     start = explorer.gated(model)
     gated = finetune(start, loader, config, loss_fn=loss_fn, checkpoint=checkpoint, observer=explorer).model

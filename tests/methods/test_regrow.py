@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prunekit.core import PruningPlan
-from prunekit.errors import BudgetError, InputError
+from prunekit.errors import BudgetError, CheckpointError, InputError
 from prunekit.methods import l1, regrow
 from prunekit.plan import plan_macs
 from prunekit.surgery import check_equivalence, find_groups, prune
@@ -87,6 +87,18 @@ def test_the_plan_meets_its_target_and_the_cut_is_exact(tmp_path: Path) -> None:
     again = explorer(model)
     assert regrow.learn_plan(model, again, loader(), CONFIG, checkpoint=tmp_path / "run")[0] == plan
     assert again.steps == 20 and again.returned > 0, "taken up from the checkpoint"
+
+
+def test_a_folder_of_another_exploration_is_not_gone_on_with(tmp_path: Path) -> None:
+    model, quick = network(), replace(CONFIG, steps=4)
+    regrow.learn_plan(model, explorer(model), loader(), quick, checkpoint=tmp_path)
+    for other, said in (
+        (explorer(model, 0.4), r"macs_ratio=0\.5, now macs_ratio=0\.4.*another folder"),
+        (explorer(model, seed=1), r"seed=0, now seed=1"),
+        (explorer(model, rhythm=regrow.Rhythm(every=4, delta=0.1, until=0.6)), r"delta=0\.5, now delta=0\.1"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            regrow.learn_plan(model, other, loader(), quick, checkpoint=tmp_path)
 
 
 def test_what_cannot_work_is_refused() -> None:
