@@ -114,7 +114,7 @@ ax.spines[["top", "right"]].set_visible(False)
 show(
     fig,
     alt="Top-1 accuracy of the untouched classification head against steps of "
-    "segmentation: it falls by nearly half within twenty steps, then stays about there.",
+    "segmentation: it falls by nearly half in twenty steps, then stays there.",
 )
 
 # %% [markdown]

@@ -523,7 +523,7 @@ ax.spines[["top", "right"]].set_visible(False)
 show(
     fig,
     alt="Exact implicit term over the shortcut against lambda h: near 1 for small "
-    "lambda h, 0 at 1, negative beyond; five of six dots follow the curve, one is at 0.",
+    "lambda h, 0 at 1, negative beyond; five of six dots follow the curve, one not.",
 )
 
 # %% [markdown]
@@ -775,7 +775,7 @@ draw_masks(below, history.masks("pyramid.3.expand.0.0"))
 show(
     fig,
     alt="The work plunges at update 5, comes back and swings around its target; below, "
-    "the channels of one layer: many close in the plunge and open again, few stay closed.",
+    "the channels of one layer: many close in the plunge and reopen, few stay closed.",
 )
 
 # %%
@@ -1031,7 +1031,7 @@ axes[0].set_ylabel("share of the MACs", fontsize=12)
 axes[0].set_ylim(0, 1.05)
 show(
     fig,
-    alt="Share of the MACs against the update for three seeds, with and without implicit "
+    alt="Share of the MACs against the update, three seeds, with and without implicit "
     "gradients: a plunge at update 5, back up, then swings around one half.",
 )
 

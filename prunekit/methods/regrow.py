@@ -148,8 +148,8 @@ def learn_plan(
 ) -> tuple[PruningPlan, nn.Module]:
     """Train for config.steps while units close and come back: the plan, and the network to prune, whole, eval mode.
 
-    The arguments are those of `finetune`, and so are the errors, CheckpointError also for a folder of another target, rhythm
-    or seed; the model given is not changed.
+    The arguments are those of `finetune`, and so are the errors; the model given is not changed. A folder of another
+    target, rhythm or seed is a CheckpointError as well.
     """
     start = explorer.gated(model)
     gated = finetune(start, loader, config, loss_fn=loss_fn, checkpoint=checkpoint, observer=explorer).model
