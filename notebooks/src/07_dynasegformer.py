@@ -545,7 +545,8 @@ print("all gates, types I, II, III:", total.sum(0).tolist())
 #
 # **The gate explorer.** Two images, one layer. Dark: both use the neuron. Orange, blue: only one of them does. Where
 # Python runs, choose other layers and images: do a street at day and one full of fog agree? (On means kept *and* above
-# 0, as the paper counts; `prunekit/widgets/gates.py`.) It starts at the layer whose gates differ most.
+# 0, as the paper counts; `prunekit/widgets/gates.py`.) It starts at the layer, and the two
+# images, whose gates differ most.
 
 # %%
 from prunekit.data.scenes import DOMAINS, SceneDataset
@@ -555,7 +556,9 @@ worlds = SceneDataset(10, seed=1, domain=DOMAINS)  # day, night, fog, snow, dese
 pictures = torch.stack([worlds[i][0] for i in range(10)])
 gates = dyna.masks_of(tuned["dynamic"], pictures)
 busy = max(gates, key=lambda name: (gates[name] > 0).float().var(0).mean())
-explore_gates(GateStudy(pictures, gates), layer=busy, first=0, second=2)
+on = (gates[busy] > 0).float()
+first, second = divmod(int(torch.cdist(on, on, p=1).argmax()), len(on))
+explore_gates(GateStudy(pictures, gates), layer=busy, first=first, second=second)
 
 # %% [markdown]
 # ## 9 · Break it
