@@ -116,7 +116,7 @@ def ways(given: Mtp) -> dict[str, dict[str, Way]]:
 
 def asked(claim: str) -> set[str]:
     """The methods that a relation of the claim names."""
-    return {name for need in claims.known(claim).needs for name in (need.left, need.right)}
+    return {name for need in claims.known(claim).needs for name in (need.left, need.right) if isinstance(name, str)}
 
 
 def trials(given: Mtp, names: Iterable[str], seeds: int) -> dict[tuple[int, Way], list[Row]]:
