@@ -556,12 +556,13 @@ show(
 # %% [markdown]
 # **What to see**, on the machine that made this page:
 #
-# - *Outputs*: flat steps. From 33 to 48 channels everything costs the same. So 37 is not slower than 40; you pay for 48
-#   either way.
-# - *Inputs*: a comb. Each multiple of 4 is cheaper than the widths before and behind it; 41 channels cost more than 48.
+# - *Outputs*: flat steps. From 33 to 40 channels everything costs nearly the same. So 37 is not slower than 40; you pay
+#   for 40 either way.
+# - *Inputs*: a comb. Nearly every multiple of 4 is cheaper than the widths before and behind it; 41 channels cost about as
+#   much as 48.
 # - *Depth-wise*: a comb with long teeth. 37 channels take nearly *twice* as long as 40, and longer than 72.
 #
-# **Why?** This processor multiplies 16 numbers with one instruction (older PCs: 8), so onnxruntime lays channels out in
+# **Why?** This processor multiplies 8 numbers with one instruction (others: 16), so onnxruntime lays channels out in
 # blocks of that size. The last block of the *outputs* is filled up with zeros: that is a flat step. *Inputs* can be
 # brought into blocks only four at a time; a layer that reads 37 channels falls back to the old layout with other, slower
 # code. And in a network of depth-wise layers, each odd width throws its layer out of the fast lane. That was section 1.
@@ -614,8 +615,9 @@ check("09.3", round_widths)
 # Round widths repair the worst. But MACs still misjudge layers: one with few channels on a large map costs more than its
 # MACs say, a deep one less (lesson 01). So make the plan from time itself.
 #
-# A **latency table** times each kind of layer of the network at a few widths, one by one, and reads in between. What is
-# left, the whole network minus its layers (resizing, activations, sums), is *rest*, and no plan shrinks it.
+# A **latency table** times each kind of layer of the network at a few widths, one by one, and reads in between. Steps
+# between layers (resizing, sums, copies) shrink with the channels they work on. What is left is *rest*: no width changes
+# it. The copy of the picture, or the last resizing, whose channels are the classes, belong there.
 
 # %%
 from prunekit.latency import latency_table  # prunekit/latency/table.py
