@@ -60,7 +60,8 @@ def test_a_run_that_claims_share_is_made_once(network: str):
     given = GIVEN[network]
     runs = trials.trials(given, CLAIMS, 2)
     named = [(row.claim, row.method) for row in runs[0, trials.OURS]]
-    assert {claim for claim, _ in named} == set(CLAIMS) and ("M4", "standard") in named
+    only_slimming = {"M2"} if network == "bisenet_mini" else set()  # its relation asks for no run of MTP
+    assert {claim for claim, _ in named} == set(CLAIMS) - only_slimming and ("M4", "standard") in named
     assert sum(map(len, runs.values())) == 2 * sum(map(len, trials.ways(given).values()))
     assert [seed for seed, _ in runs] == sorted(seed for seed, _ in runs), "a seed is whole before the next"
     with pytest.raises(InputError, match="no runs for 'M7'"):
