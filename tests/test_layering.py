@@ -113,3 +113,10 @@ def test_importing_prunekit_is_light_and_stays_off_the_network():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_helpers_of_the_tests_have_names_of_their_own():
+    """They are imported by their bare names, so that a second one would be taken for the first."""
+    helpers = [path.name for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith(("test_", "bench_"))]
+    names = [name for name in helpers if name not in ("conftest.py", "__init__.py")]
+    assert len(names) > 3 and sorted(set(names)) == sorted(names)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from nets import BATCHES, IMAGES, cnn, groups_of, ready, vit
+from candidates import BATCHES, IMAGES, cnn, groups_of, ready, vit
 
 from prunekit.core import PruningPlan
 from prunekit.errors import InputError, PlanError, ScoreError

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from nets import BATCHES, cnn, error, groups_of, ready
+from candidates import BATCHES, cnn, error, groups_of, ready
 
 from prunekit.errors import (
     BudgetError,
@@ -158,7 +158,7 @@ def test_a_worker_that_dies_costs_nothing(fitness: Fitness, unbroken: eapruning.
 RANKS = """
 import sys
 sys.path.insert(0, {here!r})
-from nets import cnn, error, ready
+from candidates import cnn, error, ready
 from prunekit.methods.eapruning import Fitness, Settings, search
 found = search(Fitness(ready(cnn()), error()), Settings(population=10, offspring=8, generations=3), quiet=True,
                checkpoint=sys.argv[1])
