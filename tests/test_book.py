@@ -91,6 +91,14 @@ def test_every_picture_of_a_lesson_has_alt_text_in_the_book(html: Path):
         assert [tag for tag in outputs if not re.search(r'alt="(?!_images|\.\./)[^"]{10,}"', tag)] == []
 
 
+def test_tables_that_a_cell_prints_are_tables_in_the_book(html: Path):
+    pages = [page for page in (html / "notebooks").glob("*.html") if "ours: mini" in page.read_text(encoding="utf-8")]
+    assert pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<p>| " not in text and "| --- |" not in text and "<th" in text, page.name
+
+
 def test_the_first_page_works_in_a_browser(browser):
     page = browser("book/intro.html")
     assert "Pruning vision networks" in page and "before_after.png" in page
