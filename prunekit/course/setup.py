@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -51,6 +52,8 @@ def setup(lesson: str, *, seed: int = 0, version: str | None = None) -> Course:
     minutes, scale = lesson_minutes(lesson), read_scale()
     if version is not None:
         match_version(version)
+    # PyTorch's own code still calls it, on the first torch.func: nothing that a reader of the lesson could mend
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
     device = pick_device()
     torch.manual_seed(seed)
     out = output_folder(lesson)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -123,3 +124,13 @@ def test_a_clone_is_never_replaced(pip: dict, monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(site, "checkout", lambda: Path("."))
     match_version("0.2")
     assert pip["calls"] == [] and "your clone has 0.1: git pull" in capsys.readouterr().out
+
+
+def test_a_warning_of_pytorch_about_its_own_code_stays_out_of_the_lessons(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PRUNEKIT_OUT", str(tmp_path))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        setup("06_bilevel")
+        warnings.warn("`torch.jit.script` is deprecated. Please switch.", FutureWarning, stacklevel=1)
+        warnings.warn("something else", FutureWarning, stacklevel=1)
+    assert [str(each.message) for each in seen] == ["something else"]
