@@ -79,12 +79,29 @@ def test_groups_without_scores_stay_whole() -> None:
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.75])
 def test_a_macs_budget_is_met_on_the_pruned_model(mini, how: str, ratio: float) -> None:
     model, x, groups = mini
-    plan = budget_plan(groups, l1.score(model, groups), macs_ratio=ratio, how=how)
+    plan = budget_plan(groups, l1.score(model, groups), macs_ratio=ratio, how=how, limits=Limits(round_to=1))
     small = prune(model, groups, plan)
     removed = 1 - count_macs(small, x) / count_macs(model, x)
     assert ratio <= removed < ratio + 0.04
     assert count_macs(small, x) == plan_macs(groups, plan)
     assert count_params(small) == plan_params(groups, plan)
+
+
+def test_without_limits_wide_groups_keep_multiples_of_eight_and_narrow_ones_any_number(mini) -> None:
+    _, _, groups = mini
+    scores = {name: torch.rand(group.size) for name, group in groups.items()}
+    for plan in (
+        uniform_plan(groups, scores, 0.4),
+        global_plan(groups, scores, 0.4),
+        uniform_plan(groups, scores, 0.7),
+    ):
+        wide = {name: len(kept) for name, kept in plan.keep.items() if groups[name].size >= 32}
+        narrow = {name: len(kept) for name, kept in plan.keep.items() if groups[name].size < 32}
+        assert wide and all(count % 8 == 0 for count in wide.values())
+        assert any(count % 8 for count in narrow.values())
+    assert Limits().kept(31, 15.2) == 15 and Limits().kept(32, 15.2) == 16 and Limits(round_to=1).kept(32, 15.2) == 15
+    assert Limits().kept(12, 6.6, channels=64) == 7  # heads of 64 channels are round already
+    assert Limits().kept(16, 7.0, channels=4) == 8  # two heads of 4 make one block
 
 
 def test_a_params_budget_is_met(mini) -> None:

@@ -745,7 +745,7 @@ for normalize in ("none", "mean"):
 
 # %%
 from prunekit.metrics import evaluate
-from prunekit.plan import budget_plan, plan_macs
+from prunekit.plan import Limits, budget_plan, plan_macs
 
 
 def raw_global(scores, macs_ratio):
@@ -772,12 +772,13 @@ whole = {
     "slimming": slimming.score(model, groups),
     "Taylor": taylor.score(model, groups, looked_at, loss_fn=task.loss),
 }
+exact = Limits(round_to=1)  # any width, not only multiples of 8
 print(f"dense {evaluate(model, task.test_loader(), 12).miou:.2f}")
 print(f"{'':10}{'layer-wise':>11}{'global':>8}{'raw global':>12}")
 for name, score in whole.items():
     plans = [
-        budget_plan(groups, score, macs_ratio=0.2),
-        budget_plan(groups, score, macs_ratio=0.2, how="uniform"),
+        budget_plan(groups, score, macs_ratio=0.2, limits=exact),
+        budget_plan(groups, score, macs_ratio=0.2, how="uniform", limits=exact),
     ]
     values = miou_of(plans[1]), miou_of(plans[0]), miou_of(raw_global(score, 0.2))
     print(f"{name:10}{values[0]:11.2f}{values[1]:8.2f}{values[2]:12.2f}")

@@ -730,7 +730,7 @@ for record in sorted(ledger.load("M3"), key=lambda r: r.settings["model"]):
 # Cut, prove, learn again: first to classify, then, with that backbone, to segment.
 
 # %%
-plan = mtp.plan(parts, after, 0.5, limits=pk.Limits(max_ratio=0.9))
+plan = mtp.plan(parts, after, 0.5)
 cut = pk.prune(sparse.segmenter, groups, plan)
 print(pk.check_equivalence(sparse.segmenter, cut, groups, plan, images[:1]))
 own = pk.find_groups(sparse.classifier, images[:1, :, :32, :32])
@@ -861,7 +861,7 @@ show(
 # %%
 from prunekit.widgets import ThresholdStudy, explore_thresholds
 
-limits = pk.Limits(max_ratio=0.9)
+limits = pk.Limits(round_to=1, max_ratio=0.9)
 study = ThresholdStudy(
     sparse.segmenter,
     groups,

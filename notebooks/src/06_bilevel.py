@@ -799,7 +799,9 @@ show(
 from prunekit.plan import budget_plan
 
 plain = finetune(model, loader, training(30, 0.002), loss_fn=task.loss).model
-l1_plan = budget_plan(groups, l1.score(plain, groups), macs_ratio=0.5, how="uniform")
+exact = pk.Limits(round_to=1)  # any width: so have the masks
+scores = l1.score(plain, groups)
+l1_plan = budget_plan(groups, scores, macs_ratio=0.5, how="uniform", limits=exact)
 cut = {"masks": small, "l1": pk.prune(plain, groups, l1_plan)}
 tuned = {}
 for name, network in cut.items():
@@ -974,7 +976,7 @@ complaint(lambda: toy_plan(macs_ratio=0.999))  # out of reach
 complaint(lambda: bilevel.MaskConfig(threshold=1.0))  # all closed from the start
 complaint(lambda: bilevel.MaskConfig(threshold=-0.1))  # nobody ever closes
 panic = bilevel.MaskConfig(lr=0.1, beta=1e4, relative=False, ramp=0.0)
-complaint(lambda: toy_plan(masks=panic, limits=pk.Limits(min_keep=3)))
+complaint(lambda: toy_plan(masks=panic, limits=pk.Limits(round_to=1, min_keep=3)))
 
 # %% [markdown]
 # The last one is no refusal. With a raw $\beta$ of ten thousand and the target there at once, everything closes in panic; the limits

@@ -607,7 +607,8 @@ check("09.3", round_widths)
 # %% [markdown]
 # {{solution 09.3}}
 #
-# In the library it is one word, `pk.Limits(round_to=8)`; `pk.slim` and plans from latency tables do it by themselves.
+# In the library every planner does it by itself, in layers of 32 channels and more. `pk.Limits(round_to=8)` insists on it
+# everywhere; `pk.slim` and plans from latency tables do that by themselves.
 
 # %% [markdown]
 # ## 7 · A plan from milliseconds

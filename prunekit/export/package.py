@@ -145,16 +145,36 @@ def as_text(key: str, value: Any) -> str:
 
 
 def keep(job: Job, drafts: Mapping[Path, Path], result: Exported, **more: Any) -> Exported:
-    """Write the card and move all files to their places, the one that is asked for last. drafts: place -> draft."""
+    """Write the card and move all files to their places, the one that is asked for last. drafts: place -> draft.
+
+    All or nothing: what was there before comes back if a move fails.
+    """
     card = {**asdict(result), "path": result.path.name, "input": list(job.x.shape), "outputs": job.names}
     card |= {"dynamic_batch": job.batch, "dynamic_size": job.size, "machine": platform.machine(), **more}
     card["meta"] = job.texts
     folder = next(iter(drafts.values())).parent
     (folder / "card.json").write_text(json.dumps(card, indent=1))
-    os.replace(folder / "card.json", card_of(result.path))
-    for place, draft in drafts.items():
-        os.replace(draft, place)
+    moves = {card_of(result.path): folder / "card.json", **drafts}
+    before = {place: _copy(place, folder / f"before{i}") for i, place in enumerate(moves) if place.exists()}
+    moved: list[Path] = []
+    try:
+        for place, draft in moves.items():
+            os.replace(draft, place)
+            moved.append(place)
+    except OSError:
+        for place in moved:
+            os.replace(before[place], place) if place in before else place.unlink()
+        raise
     return result
+
+
+def _copy(file: Path, to: Path) -> Path:
+    """A second name for the file; a copy where the file system has no hard links."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy2(file, to)
+    return to
 
 
 def card_of(path: Path) -> Path:

@@ -107,7 +107,7 @@ class _State:
 
     def _left(self, name: str, cuts: int) -> int:
         group, channels = self._groups[name], self._groups[name].channels()
-        step = self._limits.step(channels)
+        step = self._limits.step(group.size, channels)
         wanted = (-(-self.counts[name] // step) - cuts) * step
         return self._limits.kept(group.size, max(wanted, 0), channels=channels)
 

@@ -238,6 +238,35 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_move_that_fails_brings_the_former_files_back(tmp_path: Path, monkeypatch, links: bool):
+    """The card moves first: were it kept, it would describe a file that is not there."""
+    path, real = tmp_path / "net.onnx", os.replace
+    export_onnx(Net(), X, path)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert sorted(before) == ["net.onnx", "net.onnx.export.json"]
+
+    def full(source, target):
+        if Path(target) == path and "before" not in Path(source).name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    def none(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "replace", full)
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    with pytest.raises(ExportError, match="Nothing was kept"):
+        export_onnx(nn.Sequential(Net(), nn.ReLU()), X, path)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    path.unlink()
+    (tmp_path / "net.onnx.export.json").unlink()
+    with pytest.raises(ExportError, match="Nothing was kept"):
+        export_onnx(Net(), X, path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_operator_that_onnx_does_not_have_is_named_with_its_module(tmp_path: Path):
     class Odd(nn.Module):
         def forward(self, x):

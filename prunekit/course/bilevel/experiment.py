@@ -33,7 +33,7 @@ from prunekit.course.tasks import Task
 from prunekit.methods import bilevel, eagleeye, l1
 from prunekit.metrics import evaluate
 from prunekit.models import zoo
-from prunekit.plan import budget_plan
+from prunekit.plan import Limits, budget_plan
 from prunekit.progressive.store import Store, identity
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
 from prunekit.train import TrainConfig, finetune
@@ -73,7 +73,12 @@ def run(
     folder = out / f"{preset.method}-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
     store = Store(folder, configs["tune"])
     # of the class, its plain numbers: another beta is another run
-    criterion = partial(bilevel.MaskConfig, method=preset.method, batch=preset.tune.batch, **asdict(preset.masks))
+    criterion = partial(
+        bilevel.MaskConfig,
+        **{name: getattr(preset, name) for name in ("method", "round_to")},
+        batch=preset.tune.batch,
+        **asdict(preset.masks),
+    )
     store.refuse_another(identity(model, criterion, [preset.macs_ratio], list(configs.values())))
 
     def train(name: str, network: nn.Module, to: str) -> nn.Module:
@@ -85,7 +90,8 @@ def run(
         return store.once(name, lambda: json.dumps(look(network)), json.loads)
 
     groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=own_device()))
-    bilevel.Masks(groups, preset.macs_ratio, preset.search.steps, preset.masks)  # refuses now what could not be met
+    limits = Limits(round_to=preset.round_to)
+    bilevel.Masks(groups, preset.macs_ratio, preset.search.steps, preset.masks, limits=limits)  # refuses it now
     if "pretrain" in stretches:
         model = train("pretrain", model, "dense")
     dense = measured("dense.json", model)
@@ -124,18 +130,17 @@ def _planned(
     """The network to prune, the plan, and what the search took. The other methods train as long, unmasked, first."""
     folder, loader = store.folder, image_loader(task.train, preset.search.batch, workers=workers)
     common = {"loss_fn": task.loss, "checkpoint": folder / "search"}
+    sought = {"macs_ratio": preset.macs_ratio, "limits": Limits(round_to=preset.round_to)}
     start = time.perf_counter()
     if preset.method == "bilevel":
-        found = bilevel.learn_plan(
-            model, groups, loader, config, macs_ratio=preset.macs_ratio, masks=preset.masks, **common
-        )
+        found = bilevel.learn_plan(model, groups, loader, config, masks=preset.masks, **sought, **common)
         print(found, flush=True)
         search = {"search_steps": found.steps, "search_seconds": found.seconds, "search_peak_bytes": found.peak_bytes}
         search |= {"macs_before_closing": found.closing.before, "moved_in_closing": found.closing.moved}
         search["returned"] = sum(len(units) for units in found.history.returned().values())
         return found.model, found.plan, search
     model = finetune(model, loader, config, **common).model
-    make = partial(budget_plan, groups, l1.score(model, groups), macs_ratio=preset.macs_ratio, how="uniform")
+    make = partial(budget_plan, groups, l1.score(model, groups), how="uniform", **sought)
     if preset.method == "eagleeye":
         held = Subset(task.train, range(min(50, len(task.train) // 2)))  # type: ignore[arg-type]
         few = [batch for batch, _ in zip(loader, range(4), strict=False)]
@@ -146,7 +151,7 @@ def _planned(
             l1.score(model, groups),
             few,
             measure=lambda small: evaluate(small, DataLoader(held, 10), len(task.classes)).miou,
-            macs_ratio=preset.macs_ratio,
+            **sought,
             candidates=preset.candidates,
             seed=config.seed,
         )
@@ -162,6 +167,7 @@ def _record(preset: Bilevel, metrics: dict[str, Any], *, scale: Scale, seed: int
         "model": preset.model,
         "image": list(preset.size),
         "macs_ratio": round(preset.macs_ratio, 6),
+        "round_to": preset.round_to,
         "steps": [preset.search.steps, preset.tune.steps],
         **({"masks": asdict(preset.masks)} if preset.method == "bilevel" else {}),
     }

@@ -20,12 +20,13 @@ from prunekit.course.tasks import Task
 from prunekit.methods import bilevel, eagleeye, l1, regrow, slimming
 from prunekit.metrics import evaluate
 from prunekit.models import zoo
-from prunekit.plan import budget_plan
+from prunekit.plan import Limits, budget_plan
 from prunekit.profiling import latency_ms
 from prunekit.progressive.store import Store
 from prunekit.surgery import find_groups, prune
 from prunekit.train import TrainConfig, finetune
 
+EXACT = Limits(round_to=1)  # the masks have any width, so have their rivals
 Method = Literal["bilevel", "regrow", "eagleeye", "l1", "dense"]
 COUNTS = ("macs", "direct", "regulariser", "implicit")  # columns of a search's history that are kept
 
@@ -129,7 +130,9 @@ class Lab:
         config, folder = self.config(self.budget.search), self.folder / way.folder() / "search"
         same = {"loss_fn": self.task.loss, "checkpoint": folder}
         if way.method == "regrow":
-            explorer = regrow.Explorer(self.groups, slimming.score, way.ratio, config.steps, seed=self.seed)
+            explorer = regrow.Explorer(
+                self.groups, slimming.score, way.ratio, config.steps, limits=EXACT, seed=self.seed
+            )
             plan, model = regrow.learn_plan(self.dense, explorer, self.loader(), config, **same)
             return plan, model, {"returned": explorer.returned}
         masks = bilevel.MaskConfig(lr=self.budget.mask_lr, beta=way.beta, lam=way.lam, implicit=way.implicit)
@@ -163,7 +166,7 @@ class Lab:
     def _ranked(self, way: Way, model: nn.Module) -> PruningPlan:
         scores = l1.score(model, self.groups)
         if way.method == "l1":
-            return budget_plan(self.groups, scores, macs_ratio=way.ratio, how="uniform")
+            return budget_plan(self.groups, scores, macs_ratio=way.ratio, how="uniform", limits=EXACT)
         dice, train = torch.Generator().manual_seed(self.seed), self.task.train
         held = Subset(train, torch.randperm(len(train), generator=dice)[: self.budget.held].tolist())  # type: ignore[arg-type]
         few = [batch for batch, _ in zip(self.loader(), range(2), strict=False)]
@@ -174,6 +177,7 @@ class Lab:
             few,
             measure=lambda small: evaluate(small, DataLoader(held, 8), len(self.task.classes)).miou,
             macs_ratio=way.ratio,
+            limits=EXACT,
             candidates=self.budget.candidates,
             seed=self.seed,
         )

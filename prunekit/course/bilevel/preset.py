@@ -88,7 +88,7 @@ class Bilevel:
     """What `prunekit run bilevel` and the lesson read. size: (height, width) of a training crop, pixels. model: a key
     of MODELS, or a mini network of models/zoo.py. pretrain: None = the stored checkpoint. macs_ratio: fraction of the
     MACs to remove. method: what makes the plan; the others get the search's steps as fine-tuning, eagleeye draws
-    `candidates` strategies. short_side: pictures are resized to it first.
+    `candidates` strategies. round_to: kept channels are a multiple of it. short_side: pictures are resized to it first.
     """
 
     dataset: str
@@ -101,6 +101,7 @@ class Bilevel:
     masks: MaskConfig = field(default_factory=MaskConfig)
     method: Method = "bilevel"
     candidates: int = 20
+    round_to: int = 1
     short_side: int | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prunekit.course.commands.options import add_training, asked
+from prunekit.course.commands.options import add_rounding, add_training, asked
 
 
 def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -17,6 +17,7 @@ def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.Argume
     parser.add_argument("--implicit", action=argparse.BooleanOptionalAction, help="the implicit gradient")
     parser.add_argument("--beta", type=float, help="weight of the MACs term")
     parser.add_argument("--lam", type=float, help="lambda, weight of the implicit term")
+    add_rounding(parser)
     add_training(parser, precisions=("no", "bf16"))
     return parser
 
@@ -25,5 +26,6 @@ def run_with(args: argparse.Namespace) -> None:
     """The preset of the scale and name, with what the command line says instead."""
     from prunekit.course.bilevel import override, preset_of, run
 
-    preset, same = asked(args, ("method", "model", "macs_ratio", "implicit", "beta", "lam"), preset_of, override)
+    names = ("method", "model", "macs_ratio", "round_to", "implicit", "beta", "lam")
+    preset, same = asked(args, names, preset_of, override)
     run(preset, root=args.root, **same)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from prunekit.course.commands.options import add_training, asked
+from prunekit.course.commands.options import add_rounding, add_training, asked
 
 
 def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.Argume
     parser.add_argument("--side", type=int, help="of a picture to classify, pixels")
     parser.add_argument("--rounds", type=int, help="of the alternation; --steps is a multiple of it")
     parser.add_argument("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
+    add_rounding(parser)
     add_training(parser)
     return parser
 
@@ -27,6 +28,6 @@ def run_with(args: argparse.Namespace) -> None:
     """The preset of the scale and name, with what the command line says instead."""
     from prunekit.course.mtp import override, preset_of, run
 
-    names = ("model", "percentage", "how", "side", "rounds", "pretrained")
+    names = ("model", "percentage", "how", "side", "rounds", "pretrained", "round_to")
     preset, same = asked(args, names, preset_of, override)
     run(preset, roots=(args.root, args.objects), **same)

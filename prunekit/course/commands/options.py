@@ -22,6 +22,11 @@ def add_training(parser: argparse.ArgumentParser, *, precisions: Sequence[str] =
     parser.add_argument("--seed", type=int, default=0)
 
 
+def add_rounding(parser: argparse.ArgumentParser) -> None:
+    """Widths that devices like."""
+    parser.add_argument("--round-to", type=int, help="kept channels are a multiple of it; 8 for most devices")
+
+
 def asked(
     args: argparse.Namespace, names: Sequence[str], preset_of: Callable[..., Any], override: Callable[..., Any]
 ) -> tuple[Any, dict[str, Any]]:

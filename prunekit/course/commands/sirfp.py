@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prunekit.course.commands.options import add_training, asked
+from prunekit.course.commands.options import add_rounding, add_training, asked
 
 
 def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -20,6 +20,7 @@ def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.Argume
     parser.add_argument("--macs-ratio", type=float, help="fraction of the MACs to remove; the paper has 0.6, 0.7, 0.8")
     parser.add_argument("--every", type=int, help="observe one step in so many")
     parser.add_argument("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
+    add_rounding(parser)
     add_training(parser)
     return parser
 
@@ -28,5 +29,5 @@ def run_with(args: argparse.Namespace) -> None:
     """The preset, with what the command line says instead."""
     from prunekit.course.sirfp import override, preset_of, run
 
-    preset, same = asked(args, ("model", "macs_ratio", "every", "pretrained"), preset_of, override)
+    preset, same = asked(args, ("model", "macs_ratio", "every", "pretrained", "round_to"), preset_of, override)
     run(preset, root=args.root, **same)

@@ -18,7 +18,7 @@ from prunekit.plan import Limits, budget_plan, plan_macs
 from prunekit.train.batches import dice
 
 BY_SCALES = ("mtp", "slimming")
-LIMITS = Limits(max_ratio=0.9)
+LIMITS = Limits(round_to=1, max_ratio=0.9)
 
 
 def chosen(

@@ -32,6 +32,7 @@ from prunekit.course.presets import Scale
 from prunekit.methods import mtp
 from prunekit.metrics import top1
 from prunekit.multiscale import MultiScale
+from prunekit.plan import Limits
 from prunekit.progressive import Training
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
 from prunekit.train import classification_loss, finetune
@@ -101,7 +102,7 @@ def run(
         checkpoint=folder / "sparse",
     )
     scores = mtp.score(sparse.segmenter, parts, classifier=sparse.classifier)
-    plan = mtp.plan(parts, scores, preset.percentage, how=preset.how)
+    plan = mtp.plan(parts, scores, preset.percentage, how=preset.how, limits=Limits(round_to=preset.round_to))
     cut = prune(sparse.segmenter, groups, plan)
     certificate = check_equivalence(sparse.segmenter, cut, groups, plan, x)
     own = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])

@@ -42,8 +42,9 @@ class Mtp:
     classify, pixels. objects: the classification set. model: a key of MODELS, or a mini network of models/zoo.py.
 
     pretrain, dense: of the classifier, of the segmenter, before anything is sparse. classify, segment: of all rounds of
-    the alternation together. tune_classify, tune_segment: after the cut. percentage: of the channels that go.
-    resize: range of random scaling. scales: of multi-scale testing beside the plain one, empty: none.
+    the alternation together. tune_classify, tune_segment: after the cut. percentage: of the channels that go; round_to:
+    those that stay are a multiple of it. resize: range of random scaling. scales: of multi-scale testing beside the
+    plain one, empty: none.
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class Mtp:
     settings: Settings = field(default_factory=Settings)
     percentage: float = 0.5
     how: How = "independent"
+    round_to: int = 1
     aux_weight: float = 0.4
     resize: tuple[float, float] = (0.5, 2.0)
     scales: tuple[float, ...] = ()

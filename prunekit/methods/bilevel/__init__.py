@@ -89,8 +89,9 @@ def learn_plan(
 
     loader, config, loss_fn, count, checkpoint: as for `finetune`; on many GPUs and resumed, masks and history included.
     macs_ratio: fraction of the MACs to remove; the plan is at most one unit's work below the target. limits: what each
-    group keeps at least. Raises BudgetError with the reachable range, GroupError for units that no layer reads,
-    TrainingError for a mask gradient that is not finite, CheckpointError for a folder of another search, InputError.
+    group keeps at least; without them the masks' own widths stay, for a device give Limits(). Raises BudgetError with
+    the reachable range, GroupError for units that no layer reads, TrainingError for a mask gradient that is not finite,
+    CheckpointError for a folder of another search, InputError.
     """
     if config.mixed_precision == "fp16" or config.ema is not None:
         raise InputError("masks need gradients without a loss scale and weights of their own: use bf16, and ema=None.")

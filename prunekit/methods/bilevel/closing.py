@@ -63,11 +63,11 @@ def close(
 
     while cost(n) > target and (candidates := moves(up=False)):
         g = candidates[0][1]
-        n[g] = limits.kept(sizes[g], n[g] - limits.round_to)
+        n[g] = limits.kept(sizes[g], n[g] - limits.step(sizes[g]))
     blocked: set[int] = set()  # groups whose next unit does not fit; the work left only gets less
     while candidates := [g for _, g in moves(up=True) if g not in blocked]:
         g, more = candidates[0], n.copy()
-        more[g] = limits.kept(sizes[g], n[g] + limits.round_to)
+        more[g] = limits.kept(sizes[g], n[g] + limits.step(sizes[g]))
         if more[g] == n[g] or cost(more) > target:
             blocked.add(g)
         else:

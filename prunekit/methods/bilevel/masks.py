@@ -69,8 +69,8 @@ class Masks:
     """Who moves the masks of `gated(model)` while `finetune` moves its weights.
 
     macs_ratio: fraction of the MACs to remove. steps: of the whole search. limits: what each group keeps at least,
-    whatever its s (max_ratio and min_keep). Raises BudgetError with the reachable range and GroupError for units that
-    no layer reads.
+    whatever its s; without them the plan has the widths that the masks end with, for a device give Limits(). Raises
+    BudgetError with the reachable range and GroupError for units that no layer reads.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Masks:
                 if unread
                 else "no group to gate: see groups.frozen for the reasons."
             )
-        self.groups, self.config, self.limits = groups, config, limits or Limits()
+        self.groups, self.config, self.limits = groups, config, limits or Limits(round_to=1)
         self.mask = partial(_mask, threshold=config.threshold, limits=self.limits)
         self.macs = Macs(groups)
         check_reachable(groups, self.macs, macs_ratio, self.limits)

@@ -77,11 +77,12 @@ def plan(
     """Remove this fraction of the channels of each part, those with the smallest scales wherever they are.
 
     percentage: in [0, 1); a pair sets backbone and decoder apart. how="unified": one threshold for both parts together.
-    limits: what each group keeps whatever its scales; the plan's note names the groups that it saved. Of equal scales
-    (zeros) the first go first. Raises InputError and the errors of global_plan.
+    limits: what each group keeps whatever its scales; the plan's note names the groups that it saved. Without them the
+    thresholds cut where they fall, as in the paper: for a device give Limits(). Of equal scales (zeros) the first go
+    first. Raises InputError and the errors of global_plan.
     """
     first, second = _fractions(percentage, how)
-    limits, tau = limits or Limits(), thresholds(parts, scores, percentage, how=how)
+    limits, tau = limits or Limits(round_to=1), thresholds(parts, scores, percentage, how=how)
     both = Groups({**parts.backbone.table, **parts.decoder.table})
     ranked = [(both, first)] if how == "unified" else [(parts.backbone, first), (parts.decoder, second)]
     sizes, keep, saved = {}, {}, []

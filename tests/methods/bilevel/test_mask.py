@@ -94,10 +94,10 @@ def test_the_reachable_range_is_named() -> None:
     macs = Macs(groups)
     for ratio in (0.999, 0.0, -0.5):
         with pytest.raises(BudgetError, match=r"anything above 0 and up to 9\d\.\d% can go.*max_ratio"):
-            check_reachable(groups, macs, ratio, Limits())
-    check_reachable(groups, macs, 0.9, Limits())
+            check_reachable(groups, macs, ratio, Limits(round_to=1))
+    check_reachable(groups, macs, 0.9, Limits(round_to=1))
     with pytest.raises(BudgetError, match=r"up to 4\d\.\d%|up to 3\d\.\d%"):
-        check_reachable(groups, macs, 0.5, Limits(max_ratio=0.2))
+        check_reachable(groups, macs, 0.5, Limits(round_to=1, max_ratio=0.2))
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])

@@ -106,7 +106,7 @@ def test_each_part_has_its_own_threshold_at_the_same_percentage(case) -> None:
     for part, limit in (("backbone", tau.backbone), ("decoder", tau.decoder)):
         values = flat(parts, scores, part)
         assert sum(v <= limit for v in values) == round(0.4 * len(values))
-    plan = mtp.plan(parts, scores, 0.4, limits=Limits(max_ratio=0.99))
+    plan = mtp.plan(parts, scores, 0.4, limits=Limits(round_to=1, max_ratio=0.99))
     for name, kept in plan.keep.items():
         limit = tau.backbone if name in parts.backbone else tau.decoder
         assert kept == tuple((scores[name] > limit).nonzero().flatten().tolist())
@@ -128,11 +128,11 @@ def test_a_layer_that_would_be_empty_keeps_what_the_limits_say(case) -> None:
     draw, both = torch.Generator().manual_seed(3), {**parts.backbone.table, **parts.decoder.table}
     scores = {name: 1 + torch.rand(group.size, generator=draw).double() for name, group in both.items()}
     scores["fuse.0"] *= 1e-3  # all below the threshold
-    plan = mtp.plan(parts, scores, 0.2, limits=Limits(min_keep=3, max_ratio=0.99))
+    plan = mtp.plan(parts, scores, 0.2, limits=Limits(round_to=1, min_keep=3, max_ratio=0.99))
     assert len(plan.keep["fuse.0"]) == 3 and "the limits kept more of fuse.0 (3, not 0)" in plan.note
     assert "limits kept more" not in mtp.plan(parts, scores, 0.05).note
     zeros = {name: torch.zeros_like(s) for name, s in scores.items()}  # ties: exactly the percentage goes all the same
-    plan = mtp.plan(parts, zeros, 0.25, limits=Limits(max_ratio=0.999))
+    plan = mtp.plan(parts, zeros, 0.25, limits=Limits(round_to=1, max_ratio=0.999))
     assert sum(len(zeros[n]) - len(plan.keep[n]) for n in parts.backbone) <= round(0.25 * 232)
 
 
