@@ -66,7 +66,7 @@ def alternate(
     folder = Path(checkpoint) if checkpoint is not None else None
     with one_accelerator(classify.config) as accelerator, own_dice(accelerator.device):
         first, second = start(classifier, classify.config, accelerator), start(segmenter, segment.config, accelerator)
-        state = State(first, second, parts, settings)
+        state = State(first, second, parts, settings, folder)
         if folder is not None:
             state.resume(folder, identity)
         total, done = classify.config.steps + segment.config.steps, len(first.history) + len(second.history)

@@ -55,10 +55,12 @@ class Round:
 
 
 class State:
-    """first, second: the classifier's and the segmenter's run; their histories say how far a round has come."""
+    """first, second: the classifier's and the segmenter's run; their histories say how far a round has come. folder: of
+    the checkpoints.
+    """
 
-    def __init__(self, first: Run, second: Run, parts: Parts, settings: Settings) -> None:
-        self.first, self.second, self.settings = first, second, settings
+    def __init__(self, first: Run, second: Run, parts: Parts, settings: Settings, folder: Path | None = None) -> None:
+        self.folder, self.first, self.second, self.settings = folder, first, second, settings
         self.rounds: list[Round] = []
         scales = parts.scales(second.bare)
         self.decoder = [p for name, p in second.bare.named_parameters() if name in scales["decoder"]]
@@ -85,9 +87,8 @@ class State:
             loss = take_step(run, number, micro, loss_fn, None, task.count)
         except TrainingError as err:
             name = "classification" if run is self.first else "segmentation"
-            raise TrainingError(
-                f"round {len(self.rounds)}, {name}: {err} The last round's checkpoint is kept."
-            ) from err
+            kept = f" {self.folder} keeps the rounds before." if self.folder and self.rounds else ""
+            raise TrainingError(f"round {len(self.rounds)}, {name}: {err}{kept}") from err
         size = lr_at(run.config, number) / (1 - run.config.momentum)
         if run is self.first:
             self.coupling.pull_first(size, self.settings.alpha1, self.scales)
