@@ -259,8 +259,8 @@ show(
 
 
 # %% tags=["nbval-check-output"]
-def leading(factor, half, n):
-    """factor L (D, D), half Z = L^-1 G W^T (D, O) -> weights on the first n, (O, n)."""
+def leading(factor, z, n):
+    """factor L (D, D), z = L^-1 G W^T (D, O): the best weights on the first n, (O, n)."""
     return None  # your code here
 
 

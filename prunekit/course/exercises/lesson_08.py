@@ -72,7 +72,7 @@ REBUILD = Exercise(
     id="08.2",
     title="the first n inputs",
     reference=rebuild,
-    cases=lambda: ((_gram(5), _random(3, 5, seed=1), 3), (_gram(6, seed=2), _random(2, 6, seed=3), 2)),
+    cases=lambda: ((_gram(5), _random(2, 5, seed=1), 3), (_gram(6, seed=2), _random(2, 6, seed=3), 2)),
     hints=(
         "The inputs that are left are the first `n`: of `x.T @ x` only the corner `gram[:n, :n]` is left.",
         "And `x.T @ y`? The answers are `y = x @ weight.T`, with all inputs, so `x.T @ y` is `gram @ weight.T`: you "
@@ -83,7 +83,8 @@ REBUILD = Exercise(
         Mistake(
             "plain cut",
             lambda gram, weight, n: weight[:, :n].clone(),
-            "those are the old weights of the inputs that are left: nobody takes over what the others did",
+            "those are the old weights of the inputs that are left: nobody takes over what the others did. If you "
+            "solved for them: the right side must know all inputs, `gram[:n] @ weight.T`",
         ),
         Mistake(
             "right side alone",
@@ -105,9 +106,9 @@ REBUILD = Exercise(
 )
 
 
-def leading(factor, half, n):
+def leading(factor, z, n):
     corner = factor[:n, :n]
-    return torch.linalg.solve_triangular(corner.T, half[:n], upper=True).T
+    return torch.linalg.solve_triangular(corner.T, z[:n], upper=True).T
 
 
 def _factored(inputs: int, outputs: int, n: int, seed: int) -> tuple[Tensor, Tensor, int]:
@@ -121,32 +122,39 @@ LEADING = Exercise(
     id="08.3",
     title="the corner of the factor",
     reference=leading,
-    cases=lambda: (_factored(5, 3, 3, 0), _factored(6, 2, 4, 2), _factored(4, 2, 4, 5)),
+    cases=lambda: (_factored(5, 2, 3, 0), _factored(6, 2, 4, 2), _factored(4, 2, 4, 5)),
     hints=(
         "`factor @ factor.T` is the Gram matrix; the corner of `factor` is the factor of the corner.",
-        "Two triangular systems lead to the weights. The first is solved: its answer for `n` inputs is `half[:n]`.",
-        "The second is `corner.T @ w = half[:n]`, with `torch.linalg.solve_triangular(..., upper=True)`; then turn it.",
+        "Two triangular systems lead to the weights. The first is solved, for all inputs: `z = L^-1 G W^T`. Its answer "
+        "for `n` inputs is `z[:n]`.",
+        "The second is `corner.T @ w = z[:n]`, with `torch.linalg.solve_triangular(..., upper=True)`; then turn it.",
     ),
     mistakes=(
         Mistake(
             "both steps again",
-            lambda factor, half, n: torch.cholesky_solve(half[:n], factor[:n, :n]).T,
-            "`cholesky_solve` does both triangular steps; the first one is already in `half`",
+            lambda factor, z, n: torch.cholesky_solve(z[:n], factor[:n, :n]).T,
+            "`cholesky_solve` does both triangular steps; the first one is already in `z`",
         ),
         Mistake(
             "lower instead of upper",
-            lambda factor, half, n: torch.linalg.solve_triangular(factor[:n, :n], half[:n], upper=False).T,
+            lambda factor, z, n: torch.linalg.solve_triangular(factor[:n, :n], z[:n], upper=False).T,
             "that is the first step once more: the second one has the factor turned over, `corner.T`, which is upper",
         ),
         Mistake(
+            "wrong triangle",
+            lambda factor, z, n: torch.linalg.solve_triangular(factor[:n, :n], z[:n], upper=True).T,
+            "only the diagonal was read: `upper` says in which triangle the numbers are; those of `corner` are in the "
+            "lower one, those of `corner.T` in the upper one",
+        ),
+        Mistake(
             "solve all, then cut",
-            lambda factor, half, n: torch.linalg.solve_triangular(factor.T, half, upper=True)[:n].T,
+            lambda factor, z, n: torch.linalg.solve_triangular(factor.T, z, upper=True)[:n].T,
             "those are the weights with all inputs, cut: this step runs from the last row up, so it must start at `n`",
         ),
     ),
     alternatives=(
-        lambda factor, half, n: half[:n].T @ torch.linalg.inv(factor[:n, :n]),
-        lambda factor, half, n: torch.linalg.solve(factor[:n, :n].T, half[:n]).T,
+        lambda factor, z, n: z[:n].T @ torch.linalg.inv(factor[:n, :n]),
+        lambda factor, z, n: torch.linalg.solve(factor[:n, :n].T, z[:n]).T,
     ),
     note="Forward substitution runs from the top, once for all widths; only the way back belongs to each.",
 )

@@ -36,7 +36,7 @@ QUIZ = (
             Choice("Nothing.", "A row and a column of zeros: the matrix is singular, and the factor does not exist."),
             Choice(
                 "It fails, unless a small ridge is added.",
-                "Yes. The library adds one where the condition number asks for it, and says in which layer.",
+                "Yes. The library adds one where the condition number asks for it, and names a layer that is singular.",
                 right=True,
             ),
             Choice("It is found faster.", "It is not found at all: the matrix is singular."),
@@ -47,7 +47,7 @@ QUIZ = (
         (
             Choice("B, it is larger.", "Larger and worse: A beats it in both."),
             Choice("A: it beats B in both.", "Yes. B may only survive when better ones are missing.", right=True),
-            Choice("Both, they have different sizes.", "A front keeps no one who is beaten in both."),
+            Choice("Both, they have different sizes.", "A front keeps no one who is beaten."),
         ),
     ),
     Question(
@@ -59,7 +59,7 @@ QUIZ = (
                 right=True,
             ),
             Choice(
-                "They point to the one best network.", "There is none: small and exact pull in different directions."
+                "They point to the one best network.", "There is none: small and accurate pull in different directions."
             ),
             Choice("They say which channels to cut.", "Candidates hold counts only; the order of channels is fixed."),
         ),

@@ -7,7 +7,8 @@ Symbols: x = what a layer reads, x' = what is left of it, sampled outputs of a f
 training images for the error. Which units stay is chosen at random (or by L1 norms) once, so only counts are searched.
 
     found = eapruning.search_plan(model, groups, batches, eapruning.Misclassified(images, labels))
-    ((plan, worth),) = found.plans(1, window=(0.4, 0.5))
+    plan, worth = found.within(0.5)  # at most half of the MACs
+    small = found.small(worth.counts)  # with rebuilt weights; pk.prune(model, groups, plan) alone has the old ones
 
 Files: space (the encoding), leading (least squares for all candidates by one factor a layer), rebuild (candidates with
 rebuilt weights), fitness (error and cost), evolution (NSGA-III), search (the loop), table (its checkpoint), workers
@@ -76,7 +77,11 @@ def search_plan(
     """The front of plans from error to cost, in one call; its parts are space, rebuilder, Fitness and search.
 
     batches: (input, target) pairs to rebuild weights on. error(model): on other images. samples: outputs drawn from
-    each image. running: processes, checkpoint, quiet, on_generation of `search`. Raises as the parts do.
+    each image; images times samples should be more than the inputs of the widest layer (channels times kernel
+    positions), and a smaller map gives fewer samples. Where they are not, a warning names the layers. running: how,
+    processes, checkpoint, quiet, on_generation of `search`. Raises as the parts do.
+
+    A plan of the result is the cut alone; its `small(worth.counts)` is the network that the error was measured on.
     """
     settings = settings or Settings()
     where = space(model, groups, choose=choose, step=step, seed=settings.seed)

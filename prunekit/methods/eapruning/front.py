@@ -73,6 +73,15 @@ def _nearest(inside: Sequence[Candidate], wanted: Sequence[float]) -> tuple[Cand
     return tuple(sorted(chosen, key=lambda c: c.cost))
 
 
+def sketch(best: Sequence[Candidate], width: int = 9) -> str:
+    """The front in one line: the least error at 1/9, 2/9 ... of the cost, as bars; a space where nothing is."""
+    bars = []
+    for n in range(1, width + 1):
+        errors = [c.error for c in best if c.cost <= n / width]
+        bars.append("▁▂▃▄▅▆▇█"[min(7, int(8 * min(errors)))] if errors else " ")
+    return f"|{''.join(bars)}|"
+
+
 def check_window(window: tuple[float, float]) -> None:
     """InputError unless it is (low, high), fractions of the whole network's cost."""
     if len(window) != 2 or not 0 <= window[0] < window[1] <= 1:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from prunekit.core import PruningPlan
 from prunekit.errors import BudgetError, InputError
 from prunekit.methods.eapruning.evolution import Evolution
 from prunekit.methods.eapruning.fitness import Fitness
-from prunekit.methods.eapruning.front import Candidate, along, check_window, front, hypervolume
+from prunekit.methods.eapruning.front import Candidate, along, check_window, front, hypervolume, sketch
 from prunekit.methods.eapruning.space import Counts, Sampling, Space
 from prunekit.methods.eapruning.table import Evaluations
 from prunekit.methods.eapruning.workers import by_rank, ranks, shared_out
@@ -64,11 +66,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found. generations: the candidates asked for, the start first. populations: who survived."""
+    """What a search found. generations: the candidates asked for, the start first. populations: who survived. fitness:
+    by which they were judged; it holds the factors, so they stay in memory as long as this does.
+    """
 
-    space: Space
+    fitness: Fitness = field(repr=False, compare=False)
     generations: tuple[tuple[Candidate, ...], ...]
     populations: tuple[tuple[Candidate, ...], ...]
+
+    @property
+    def space(self) -> Space:
+        """Which counts there are, and who stays."""
+        return self.fitness.rebuilder.space
 
     def candidates(self, generation: int | None = None) -> tuple[Candidate, ...]:
         """All that were evaluated, up to a generation (0 = the start)."""
@@ -89,8 +98,16 @@ class Found:
         """(cost, error) of each generation's candidates, for pictures."""
         return tuple(tuple((c.cost, c.error) for c in one) for one in self.generations)
 
+    def small(self, counts: Counts) -> nn.Module:
+        """The network that a candidate's error was measured on, cut to size: a new model with rebuilt weights. A plan
+        alone is the cut, so `prune(model, groups, plan)` has the old weights. PlanError for a foreign candidate.
+        """
+        return self.fitness.rebuilder.small(counts, rebuild=self.fitness.rebuild)
+
     def within(self, cost: float) -> tuple[PruningPlan, Candidate]:
-        """The plan of the least error that costs at most so much. BudgetError when nothing is as cheap."""
+        """The plan of the least error that costs at most so much, and the candidate that it cuts; `small` makes its
+        network. BudgetError when nothing is as cheap.
+        """
         whole = self.front()
         best = along(whole, len(whole), window=(0.0, cost))[-1]
         return _noted(self.space, best), best
@@ -98,7 +115,9 @@ class Found:
     def plans(
         self, number: int, *, window: tuple[float, float] = (0.0, 1.0)
     ) -> tuple[tuple[PruningPlan, Candidate], ...]:
-        """Plans along the front, the cheapest first, with what they are worth; see front.along for what is raised."""
+        """Plans along the front, the cheapest first, with what they are worth once `small` has rebuilt the weights;
+        see front.along for what is raised.
+        """
         return tuple((_noted(self.space, each), each) for each in along(self.candidates(), number, window=window))
 
 
@@ -141,8 +160,8 @@ def search(
             populations.append(tuple(Candidate(counts, *table.values[counts]) for counts in survivors))
             show(table, generations, len(asked))
             if on_generation:
-                on_generation(Found(space, tuple(generations), tuple(populations)))
-    return Found(space, tuple(generations), tuple(populations))
+                on_generation(Found(fitness, tuple(generations), tuple(populations)))
+    return Found(fitness, tuple(generations), tuple(populations))
 
 
 Round = tuple[list[Counts], Callable[[list[tuple[float, float]]], list[Counts]]]  # asked, values -> survivors
@@ -222,15 +241,6 @@ def _bar(total: int, quiet: bool) -> Iterator[Callable[..., None]]:
                 bar.set_postfix_str(f"front {sketch(best)} {len(best)}, hypervolume {hypervolume(best):.3f}")
 
         yield show
-
-
-def sketch(best: tuple[Candidate, ...], width: int = 9) -> str:
-    """The front in one line: the least error at 1/9, 2/9 ... of the cost, as bars; a space where nothing is."""
-    bars = []
-    for n in range(1, width + 1):
-        errors = [c.error for c in best if c.cost <= n / width]
-        bars.append("▁▂▃▄▅▆▇█"[min(7, int(8 * min(errors)))] if errors else " ")
-    return f"|{''.join(bars)}|"
 
 
 def _noted(space: Space, each: Candidate) -> PruningPlan:

@@ -29,8 +29,9 @@ from prunekit.errors import (
 )
 from prunekit.methods import eapruning
 from prunekit.methods.eapruning import Candidate, Fitness, Settings, search
-from prunekit.methods.eapruning.search import sketch
+from prunekit.methods.eapruning.front import sketch
 from prunekit.plan import plan_macs
+from prunekit.surgery import prune
 
 SHORT = Settings(population=10, offspring=8, generations=3)
 
@@ -87,8 +88,7 @@ def test_a_search_on_a_network(fitness: Fitness, unbroken: eapruning.Found) -> N
     asked = [c.counts for c in unbroken.candidates()]
     assert len(asked) <= SHORT.budget
     for each in unbroken.generations[-1][:3]:  # the values are those of the networks
-        small = fitness.rebuilder.small(each.counts)
-        assert fitness.error(small) == pytest.approx(each.error, abs=1 / 60)
+        assert fitness.error(unbroken.small(each.counts)) == pytest.approx(each.error, abs=1 / 60)
         assert each.cost == pytest.approx(space.macs(each.counts) / space.macs(space.whole))
     plans = unbroken.plans(3, window=(0.0, 0.9))
     costs = [worth.cost for _, worth in plans]
@@ -96,8 +96,14 @@ def test_a_search_on_a_network(fitness: Fitness, unbroken: eapruning.Found) -> N
     for plan, worth in plans:
         assert plan_macs(space.groups, plan) / space.macs(space.whole) == pytest.approx(worth.cost)
         assert f"{worth.cost:.1%}" in plan.note
-    found = eapruning.search_plan(cnn(), space.groups, BATCHES, error(), settings=SHORT, samples=10**6, quiet=True)
+    model = cnn()
+    found = eapruning.search_plan(model, space.groups, BATCHES, error(), settings=SHORT, samples=10**6, quiet=True)
     assert [c.counts for c in found.generations[0]] == [c.counts for c in unbroken.generations[0]]
+    plan, worth = found.within(0.5)
+    cut, small = prune(model, space.groups, plan), found.small(worth.counts)
+    assert error()(small) == pytest.approx(worth.error, abs=1 / 60)
+    assert error()(cut) > worth.error + 0.1  # control: a plan alone is the network before it is rebuilt
+    assert [t.shape for t in small.parameters()] == [t.shape for t in cut.parameters()]
 
 
 def test_stopped_and_gone_on_is_unbroken(fitness: Fitness, unbroken: eapruning.Found, tmp_path: Path) -> None:
@@ -298,6 +304,9 @@ def test_rebuilding_keeps_what_cutting_loses(fitness: Fitness) -> None:
     raw = replace(fitness, rebuild=False)
     gaps = [raw(counts)[0] - fitness(counts)[0] for counts in fitness.rebuilder.space.draw(12, seed=1)]
     assert np.mean(gaps) > 0.1
+    found = search(raw, replace(SHORT, generations=1), how="random", quiet=True)
+    worst = max(found.candidates(), key=lambda c: c.error)  # such a search gives the cut as it is
+    assert error()(found.small(worst.counts)) == pytest.approx(worst.error, abs=1 / 60)
 
 
 def test_bar_and_callback(fitness: Fitness, capsys: pytest.CaptureFixture[str]) -> None:
