@@ -128,9 +128,12 @@ def lesson_minutes(lesson: str) -> Minutes:
 
 
 def words(minutes: float | None) -> str:
-    """90 s, 3 min, 12 h: a duration a person reads at a glance."""
+    """90 s, 2 min 30 s, 3 min, 12 h: a duration a person reads at a glance."""
     if minutes is None:
         return "-"
     if minutes < 2:
         return f"{round(minutes * 60)} s"
+    if minutes < 10:
+        whole, half = divmod(round(2 * minutes), 2)
+        return f"{whole} min" + " 30 s" * half
     return f"{round(minutes)} min" if minutes < 120 else f"{round(minutes / 60)} h"

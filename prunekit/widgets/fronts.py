@@ -1,5 +1,6 @@
 """A search by generation: its candidates, the front that none beats, and the front of another search beside it.
 
+A point is beaten (dominated) when another is no worse in cost and error, and better in one.
 Points are (cost, error), both fractions; a generation is a sequence of them, e.g. `Found.points()` of eapruning.
 """
 
@@ -21,7 +22,7 @@ Points = Sequence[Sequence[Point]]
 
 
 def unbeaten(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in both, the cheapest first."""
+    """Those that nobody beats, the cheapest first; of equals one."""
     best: list[Point] = []
     for cost, error in sorted(points):
         if not best or error < best[-1][1]:
@@ -42,7 +43,7 @@ def fronts_view(points: Points, generation: int, *, rival: Points | None = None)
     ax.legend(loc="upper right", fontsize=10, frameon=False)
     half = [error for cost, error in best if cost <= 0.5]
     said = f"generation {generation}: {len(so_far)} candidates, {len(best)} on the front"
-    more = f"least error at half of the cost {min(half):.3f}" if half else "none at half of the cost yet"
+    more = f"least error at up to half of the cost {min(half):.3f}" if half else "none at up to half of the cost yet"
     fig.suptitle(f"{said}\n{more}", fontsize=11)
     return View(fig, f"{said}; {more}. Error against cost, new candidates marked, the front as a line.")
 

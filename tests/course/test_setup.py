@@ -68,7 +68,16 @@ def test_every_scale_has_a_preset_that_can_run():
 
 
 @pytest.mark.parametrize(
-    ("minutes", "text"), [(None, "-"), (0.5, "30 s"), (1.5, "90 s"), (3, "3 min"), (90, "90 min"), (720, "12 h")]
+    ("minutes", "text"),
+    [
+        (None, "-"),
+        (0.5, "30 s"),
+        (1.5, "90 s"),
+        (2.5, "2 min 30 s"),
+        (3, "3 min"),
+        (90, "90 min"),
+        (720, "12 h"),
+    ],
 )
 def test_durations_read_well(minutes: float | None, text: str):
     assert words(minutes) == text

@@ -30,7 +30,7 @@ def test_the_front_is_the_unbeaten_ones():
 
 
 @pytest.mark.parametrize(
-    ("generation", "best", "words"), [(0, 2, "least error at half of the cost 0.600"), (1, 2, "0.300")]
+    ("generation", "best", "words"), [(0, 2, "least error at up to half of the cost 0.600"), (1, 2, "0.300")]
 )
 def test_a_view_is_of_its_generation(generation: int, best: int, words: str):
     view = fronts_view(POINTS, generation, rival=POINTS)

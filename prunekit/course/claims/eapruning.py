@@ -5,7 +5,7 @@ from __future__ import annotations
 from prunekit.course.claims.claim import Claim, Need, above
 from prunekit.course.claims.speed import E6
 
-AREA = "hypervolume, % of the square of error and MACs"
+AREA = "hypervolume, %"
 
 EAPRUNING = (
     Claim(

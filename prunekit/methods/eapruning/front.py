@@ -1,4 +1,5 @@
-"""The front: candidates that no other beats in both error and cost, and how much of the square they leave behind.
+"""The front: candidates that nobody beats, and how much of the square they leave behind. A candidate is beaten
+(dominated) when another is no worse in error and cost, and better in one.
 
     hypervolume = area of {(cost, error) that some candidate beats or equals}, up to (1, 1)
 
@@ -24,7 +25,7 @@ class Candidate:
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """Those that none beats, the cheapest first; of equals one."""
+    """Those that nobody beats, the cheapest first; of equals one."""
     best: list[Candidate] = []
     for each in sorted(candidates, key=lambda c: (c.cost, c.error, c.counts)):
         if not best or each.error < best[-1].error:
