@@ -34,7 +34,7 @@ from prunekit.models import zoo
 from prunekit.models.segformer import SegFormer
 from prunekit.train import finetune
 
-STEPS, BATCH = 40, 4
+STEPS, BATCH = 120, 8
 ABLATION = 0.75  # sparsity of D2 to D4
 SEVERAL = 5  # domains
 ADAPT = adamw(150, 8, 0.002)  # of the teacher of several domains
