@@ -69,7 +69,7 @@ def run(
     """
     start, task = time.perf_counter(), task_of(preset, root)
     teacher = dense_model(preset, len(task.classes), seed=seed, weights=weights).to(own_device())
-    student = gated(teacher, preset)
+    student = gated(teacher, preset, seed=seed)
     folder = out / f"{preset.gate}-{preset.dataset}-{preset.model}-{preset.sparsity:g}-{seed}"
     config = preset.train.config(seed=seed, precision=precision)
     store = Store(folder, config)
@@ -80,7 +80,7 @@ def run(
         settings = preset.pretrain.config(seed=seed, precision=precision)
         done = finetune(teacher, loader, settings, loss_fn=task.loss, checkpoint=folder / "dense")
         teacher = cast(SegFormer, done.model)
-        student = gated(teacher, preset)
+        student = gated(teacher, preset, seed=seed)
     look = partial(segmentation, test=task.test, classes=len(task.classes), workers=workers)
     dense = store.once("dense.json", lambda: json.dumps(look(teacher)), json.loads)
     student = train(student, teacher, task, preset, seed=seed, precision=precision, workers=workers, folder=folder)
@@ -119,12 +119,12 @@ def dense_model(preset: Dyna, classes: int, *, seed: int, weights: Path | None =
     return cast(SegFormer, MODELS[preset.model](classes))
 
 
-def gated(teacher: SegFormer, preset: Dyna) -> nn.Module:
-    """The student before it is trained: the additive decoder, and the preset's gates."""
+def gated(teacher: SegFormer, preset: Dyna, *, seed: int = 0) -> nn.Module:
+    """The student before it is trained: the additive decoder, and the preset's gates, whose predictors `seed` draws."""
     dense = dyna.additive_decoder(teacher, fuse_layer=preset.fuse_layer)
     if preset.gate == "dense":
         return dense
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if preset.gate == "static":
         return dyna.make_static(dense, sparsity=preset.sparsity)
     return dyna.make_dynamic(dense, sparsity=preset.sparsity, reduction=preset.reduction, gain=preset.gain)

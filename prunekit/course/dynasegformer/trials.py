@@ -12,7 +12,7 @@ steps on the same images in the same order for a seed. A run without the feature
               is the day's, trained on for 150 steps on all of them
     D5        the gate of the first block's queries and keys, of the 50 % run of D1
 
-A seed draws the order of training. Runs that claims share are made once. Stop it and start it again: it goes on where
+A seed draws the gates' predictors and the order of training; the teacher and the test scenes are the same for all. Runs that claims share are made once. Stop it and start it again: it goes on where
 it was.
 """
 
@@ -137,7 +137,7 @@ class Lab:
     def student(self, seed: int, way: Way) -> nn.Module:
         """Trained."""
         preset, teacher = self.preset(way), self.teacher(way.domains)
-        return train(gated(teacher, preset), teacher, self.task(way.domains), preset, seed=seed, quiet=True)
+        return train(gated(teacher, preset, seed=seed), teacher, self.task(way.domains), preset, seed=seed, quiet=True)
 
     def _teacher_miou(self, domains: int) -> float:
         """Of the dense network that all start from."""
