@@ -154,5 +154,6 @@ def test_what_deit_keeps() -> None:
     groups = find_groups(model, torch.randn(1, 3, 32, 32))
     space = trials.eapruning.space(model, groups, step=8)
     counts = tuple(4 if n == "blocks.7.attn.qkv" else s for n, s in zip(space.names, space.whole))
-    assert trials.kept(space, counts) == {"first": 1.0, "middle": 1.0, "last": 0.875}
+    whole = dict.fromkeys(("first", "early", "middle", "late"), 1.0)
+    assert trials.kept(space, counts) == {**whole, "last": 0.75}
     assert json.loads(json.dumps(trials.settings("E2", trials.Way("deit"))))["model"] == "deit_mini"

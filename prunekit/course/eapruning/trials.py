@@ -8,9 +8,10 @@ start draws a width for each candidate first, so that networks of all sizes occu
 start spread, since their plans are wanted at given sizes: the largest of the front that is small enough. A seed draws
 the images to rebuild on and for the error, the order in which units go, the search, and the order of training.
 
-E4's fine-tuning and E5's take 50 steps; from scratch takes 150, three times as many, as in the paper (100 epochs and
-300). E7 takes E5's plans: "kept" is the mean of the heads and of the neurons that are left, of all, in the first two of
-eight blocks, in the last two, and between.
+E3's control is the same search of networks that are cut and not rebuilt: there the choice should matter, or equality
+says nothing. E4's fine-tuning and E5's take 50 steps; from scratch takes 150, three times as many, as in the paper (100
+epochs and 300). E7 takes E5's plans: "kept" is the mean of the heads and of the neurons that are left, of all, in the
+first of eight blocks, in the next two, in the middle two, in two more, and in the last.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ from prunekit.methods.eapruning.space import Sampling
 
 HELD = {"resnet": 200, "mobilenet": 200, "deit": 200, "segmenter": 16}  # images of the error: less than the preset's
 TUNE, FRESH = 50, 150  # steps
-PARTS = {"first": (0, 1), "middle": (2, 3, 4, 5), "last": (6, 7)}  # of DeiT's blocks
+PARTS = {"first": (0,), "early": (1, 2), "middle": (3, 4), "late": (5, 6), "last": (7,)}  # of DeiT's blocks
 
 
 @dataclass(frozen=True)
 class Way:
-    """One run. ratio: fraction of the MACs that its plan removes, 0: the search alone. steps: of the training that
-    follows, 0 = none; fresh: from scratch.
+    """One run. rebuild: candidates get new weights, or are only cut. ratio: fraction of the MACs that its plan removes,
+    0: the search alone. steps: of the training that follows, 0 = none; fresh: from scratch.
     """
 
     network: str
     how: How = "nsga3"
     sampling: Sampling = "spread"
     choose: Choice = "random"
+    rebuild: bool = True
     heads: Heads = "number"
     ratio: float = 0.0
     steps: int = 0
@@ -67,7 +69,11 @@ def ways(network: str) -> dict[str, dict[str, Way]]:
     """Claim -> method in the ledger -> run, for one network."""
     found = {"E2": {name: Way(network, how, start) for name, (how, start) in SEARCHES.items()}}  # type: ignore[arg-type]
     if network == "resnet":
-        found["E3"] = {f"{choose} choice": Way(network, choose=choose) for choose in ("random", "l1")}  # type: ignore[arg-type]
+        found["E3"] = {
+            f"{choose} choice{note}": Way(network, choose=choose, rebuild=rebuild)  # type: ignore[arg-type]
+            for choose in ("random", "l1")
+            for rebuild, note in ((True, ""), (False, ", cut only"))
+        }
     if network == "deit":
         tuned, fresh = partial(Way, network, steps=TUNE), partial(Way, network, steps=FRESH, fresh=True)
         found["E4"] = {
@@ -93,11 +99,12 @@ class Bench:
 
     def lab(self, way: Way) -> Lab:
         """The network, ready to be searched."""
-        key = (way.network, way.choose, way.heads)
+        key = (way.network, way.choose, way.rebuild, way.heads)
         if key not in self._labs:
             given = replace(preset(way.network), choose=way.choose, heads=way.heads)
             source = sources(given, None)
-            self._labs = {key: prepare(given, source, dense_model(given, source.classes), seed=self.seed)}
+            lab = prepare(given, source, dense_model(given, source.classes), seed=self.seed)
+            self._labs = {key: replace(lab, fitness=replace(lab.fitness, rebuild=way.rebuild))}
         return self._labs[key]
 
     def found(self, way: Way) -> Found:
@@ -105,6 +112,7 @@ class Bench:
         lab = self.lab(way)
         settings = replace(lab.preset.search, sampling=way.sampling, seed=self.seed)
         name = "-".join([way.network, way.how, way.sampling, way.choose, way.heads, str(self.seed)])
+        name += "" if way.rebuild else "-cut"
         return eapruning.search(lab.fitness, settings, how=way.how, checkpoint=self.out / name, quiet=True)
 
     def measure(self, way: Way) -> dict[str, Any]:
