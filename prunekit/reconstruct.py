@@ -89,8 +89,8 @@ def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float,
     eigenvalues of a principal submatrix lie between those of the whole (Cauchy's interlacing). Both ends are estimated
     by power iterations, the lower one through the factor; they cost little beside it.
     """
-    if condition <= 1:
-        raise InputError(f"condition is {condition}; it must be above 1, such as 1e8.")
+    if not 1 < condition <= 1e14:
+        raise InputError(f"condition is {condition}; give a number above 1 and up to 1e14 (float64), such as 1e8.")
     largest = _top(lambda v_D: gram_DD @ v_D, len(gram_DD))
     factor_DD, failed = torch.linalg.cholesky_ex(gram_DD)
     found = float("inf")
@@ -99,10 +99,15 @@ def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float,
         found = largest * inverse
     if found <= condition:
         return factor_DD, 0.0, found
-    ridge = largest / condition if largest > 0 else 1.0
-    shifted_DD = gram_DD.clone()
-    shifted_DD.diagonal().add_(ridge)
-    return torch.linalg.cholesky(shifted_DD), ridge, found
+    ridge, failed = largest / condition if largest > 0 else 1.0, 1
+    for _ in range(16):
+        shifted_DD = gram_DD.clone()
+        shifted_DD.diagonal().add_(ridge)
+        factor_DD, failed = torch.linalg.cholesky_ex(shifted_DD)
+        if not failed:
+            return factor_DD, ridge, found
+        ridge *= 10  # rounding ate it
+    raise ScoreError("a Gram matrix cannot be factored with any ridge: are its inputs finite?")
 
 
 def _top(times: Callable[[Tensor], Tensor], size: int, steps: int = 30) -> float:

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -62,6 +64,11 @@ class MissedIoU:
         return f"1 - mIoU {_digest(self.images, self.masks)}"
 
 
+def _name(given: Any) -> str:
+    known = getattr(given, "describe", None)
+    return known() if known else getattr(given, "__qualname__", type(given).__qualname__)
+
+
 def _digest(*tensors: Tensor) -> str:
     sha = hashlib.sha256()
     for tensor in tensors:
@@ -96,7 +103,12 @@ class Fitness:
 
     def price(self, counts: Counts) -> float:
         """The relative cost alone."""
-        return self._absolute(counts) / self._absolute(self.rebuilder.space.whole)
+        return self._absolute(counts) / self._whole
+
+    @cached_property
+    def _whole(self) -> float:
+        """Measured once: a time is another one the next time."""
+        return self._absolute(self.rebuilder.space.whole)
 
     def _absolute(self, counts: Counts) -> float:
         space = self.rebuilder.space
@@ -106,10 +118,24 @@ class Fitness:
 
     def describe(self) -> dict[str, Any]:
         """What makes two searches rank alike."""
-        cost = getattr(self.cost, "__qualname__", type(self.cost).__qualname__) if callable(self.cost) else self.cost
-        known = getattr(self.error, "describe", None)
-        error = known() if known else getattr(self.error, "__qualname__", type(self.error).__qualname__)
-        return {"error": error, "cost": cost, "rebuild": self.rebuild}
+        return {
+            "error": _name(self.error),
+            "cost": _name(self.cost) if callable(self.cost) else self.cost,
+            "rebuild": self.rebuild,
+            "rebuilder": self.rebuilder.describe() if self.rebuild else "",
+        }
+
+    def refuse_nameless(self) -> None:
+        """InputError for an error or cost that another search could not be told from: a lambda, a function made inside
+        another one, an object without describe().
+        """
+        for what, given in (("error", self.error), ("cost", self.cost)):
+            plain = isinstance(given, FunctionType) and given.__qualname__ == given.__name__ != "<lambda>"
+            if callable(given) and not plain and not hasattr(given, "describe"):
+                raise InputError(
+                    f"{what} is {_name(given)}, which does not say what it measures, so a checkpoint could be another "
+                    "search's. Give an object with describe() -> str that names its data, or leave checkpoint out."
+                )
 
 
 @contextmanager

@@ -52,10 +52,12 @@ def along(
     if number < 1:
         raise InputError(f"asked for {number} plans; give a whole number from 1 on.")
     whole = front(candidates)
+    if not whole:
+        raise BudgetError("no candidates, so there is no front: search first.")
     inside = [c for c in whole if window[0] <= c.cost <= window[1]]
     if not inside:
         raise BudgetError(
-            f"the front has nothing between {window[0]:.0%} and {window[1]:.0%} of the cost; it goes from "
+            f"the front has nothing between {window[0]:.1%} and {window[1]:.1%} of the cost; it goes from "
             f"{whole[0].cost:.1%} to {whole[-1].cost:.1%}. Search longer, or with window={window}."
         )
     low, high = inside[0].cost, inside[-1].cost

@@ -50,6 +50,11 @@ class Leading:
         return self.inputs[: self.first + self.each * counts[self.group]]
 
     @property
+    def moments(self) -> tuple[Tensor, ...]:
+        """What it was made from."""
+        return (self.factor_DD, self.half_DO)
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """What it reads: candidates with the same counts of these have the same weights here."""
         return (self.group,)
@@ -85,6 +90,11 @@ class Several:
         """As Leading's."""
         left = [index_UE[: counts[name]].flatten() for name, index_UE in self.units.items()]
         return torch.cat([self.always, *left])
+
+    @property
+    def moments(self) -> tuple[Tensor, ...]:
+        """As Leading's."""
+        return (self.gram_DD, self.weight_OD)
 
     @property
     def groups(self) -> tuple[str, ...]:

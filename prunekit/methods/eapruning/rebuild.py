@@ -9,6 +9,8 @@ each layer to the inputs that the cut network really has would add: asymmetric.p
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import warnings
 
 import torch
@@ -38,12 +40,21 @@ class Rebuilder:
         self._work = copy.deepcopy(model).eval()
         self._tensors = dict(self._work.named_parameters())
         self._zeroed = _zeroed_members(space)
+        self._buffers = {name: tensor.clone() for name, tensor in self._work.named_buffers()}
         self._source = {name: self._tensors[name].detach().clone() for name in self._zeroed if name not in solvers}
 
     @property
     def bytes(self) -> int:
         """Of factors and right sides; fitted weights that are kept come on top, CACHE at most."""
         return sum(each.bytes for each in self.solvers.values())
+
+    def describe(self) -> str:
+        """The same text for the same least squares: order, data, samples, ridge."""
+        sha = hashlib.sha256(json.dumps(self.space.describe(), sort_keys=True).encode())
+        for name, each in self.solvers.items():
+            sizes = ",".join(f"{tensor.double().norm():.5e}" for tensor in each.moments)  # no more digits than agree
+            sha.update(f"{name} {sizes} {each.ridge:.5e}".encode())
+        return sha.hexdigest()[:16]
 
     def masked(self, counts: Counts, *, rebuild: bool = True) -> nn.Module:
         """The candidate at the model's full size, removed units zeroed where they are read, other weights fitted.
@@ -52,6 +63,10 @@ class Rebuilder:
         PlanError for a foreign candidate.
         """
         self.space.check(counts)
+        self._work.eval()
+        with torch.no_grad():
+            for name, tensor in self._work.named_buffers():  # an error may have gathered new statistics
+                tensor.copy_(self._buffers[name])
         for name, weight in self.weights(counts, rebuild=rebuild).items():
             with torch.no_grad():
                 own = self._tensors[name]
@@ -137,7 +152,7 @@ def rebuilder(
             few.append(f"'{name}' ({seen} samples, {unknown} unknowns)")
     if few:
         _warn(f"fewer samples than unknowns in {_some(few)}: give more images or samples. A ridge is used meanwhile")
-    elif singular:
+    if singular := [text for text in singular if text.split()[0] not in {each.split()[0] for each in few}]:
         _warn(f"the Gram matrix of {_some(singular)} is singular to rounding; a ridge is used there")
     return Rebuilder(model, space, solvers)
 

@@ -136,8 +136,9 @@ def search(
     processes: local ones that share out each generation; under `accelerate launch` its processes do. The result does
     not depend on it. checkpoint: a folder; what it holds of this very search is not evaluated again. on_generation:
     called with what was found so far, e.g. to draw it.
-    Raises MissingDependencyError without pymoo, BudgetError for a window out of reach, CheckpointError (damaged, or of
-    another search), RuntimeFailure when workers die over a candidate, and what the fitness raises.
+    Raises InputError for a checkpoint with an error or cost that cannot say what it is, MissingDependencyError without
+    pymoo, BudgetError for a window out of reach, CheckpointError (damaged, or of another search), RuntimeFailure when
+    workers die over a candidate, and what the fitness raises.
     """
     if how not in ("nsga3", "random"):
         raise InputError(f"how is 'nsga3' or 'random', got {how!r}.")
@@ -145,20 +146,22 @@ def search(
     first = _first(fitness, settings)
     source = _evolved(space, first, settings) if how == "nsga3" else _drawn(space, settings)
     identity = {"how": how, "settings": asdict(settings), "space": space.describe(), **fitness.describe()}
+    if checkpoint is not None:
+        fitness.refuse_nameless()
     table = Evaluations.open(checkpoint, identity, fitness.rebuilder.model)
     generations: list[tuple[Candidate, ...]] = []
     populations: list[tuple[Candidate, ...]] = []
     with _sharing(fitness, processes) as evaluate, _bar(settings.budget, quiet) as show:
         for asked, answer in source:
-            with table.kept():
+            with table.kept() as put:
                 new = [counts for counts in dict.fromkeys(asked) if counts not in table.values]
                 for place, values in evaluate(new):
-                    table.values[new[place]] = values
-                    show(table, generations, 0)
+                    put(new[place], values)
+                    show(table, generations)
             generations.append(tuple(Candidate(counts, *table.values[counts]) for counts in asked))
             survivors = answer([table.values[counts] for counts in asked])
             populations.append(tuple(Candidate(counts, *table.values[counts]) for counts in survivors))
-            show(table, generations, len(asked))
+            show(table, generations)
             if on_generation:
                 on_generation(Found(fitness, tuple(generations), tuple(populations)))
     return Found(fitness, tuple(generations), tuple(populations))
@@ -206,7 +209,7 @@ def _first(fitness: Fitness, settings: Settings) -> list[Counts]:
         least, most = (fitness.price(space.counts(levels)) for levels in (0 * space.levels, space.levels))
         if low > most or high < least:
             raise BudgetError(
-                f"the window {low:.0%} to {high:.0%} of the cost cannot be reached: these groups go from "
+                f"the window {low:.1%} to {high:.1%} of the cost cannot be reached: these groups go from "
                 f"{least:.1%} to {most:.1%}. Move the window, or make the space with a larger max_ratio."
             )
     return space.draw(settings.population, seed=settings.seed, how=settings.sampling)
@@ -215,7 +218,8 @@ def _first(fitness: Fitness, settings: Settings) -> list[Counts]:
 @contextmanager
 def _sharing(fitness: Fitness, processes: int) -> Iterator[Any]:
     if ranks() > 1:
-        yield by_rank(fitness)
+        with by_rank(fitness) as evaluate:
+            yield evaluate
         return
     with shared_out(fitness, processes) as evaluate:
         yield evaluate
@@ -223,13 +227,13 @@ def _sharing(fitness: Fitness, processes: int) -> Iterator[Any]:
 
 @contextmanager
 def _bar(total: int, quiet: bool) -> Iterator[Callable[..., None]]:
-    """show(table, generations, new): the bar, with the front of all evaluations drawn in nine letters."""
+    """show(table, generations): the bar, with the front of all evaluations drawn in nine letters."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc="eapruning", unit="net", disable=True if quiet else None) as bar:
         shown = 0
 
-        def show(table: Evaluations, generations: list[Any], _: int) -> None:
+        def show(table: Evaluations, generations: list[Any]) -> None:
             nonlocal shown
             done = sum(map(len, generations))
             if bar.disable or (done == shown and len(table.values) < done):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,12 @@ from torch import nn
 
 from prunekit.errors import CheckpointError
 from prunekit.methods.eapruning.space import Counts
-from prunekit.methods.eapruning.workers import Values
+from prunekit.methods.eapruning.workers import Values, same_for_all
 from prunekit.train.checkpoint import weights_hash
 
-FORMAT = "prunekit-search-1"
+FORMAT = "prunekit-search-2"
 NAME = "search.json"
+EVERY_S = 30.0
 
 
 @dataclass
@@ -39,30 +41,48 @@ class Evaluations:
         """The folder's table if it has one of this search, else an empty one."""
         if folder is None:
             return Evaluations(identity)
-        identity = json.loads(json.dumps({**identity, "weights": weights_hash(model)}))  # as it looks after storing
+        identity = json.loads(json.dumps({"weights": weights_hash(model), **identity}))  # as it looks after storing
         table = Evaluations(identity, Path(folder) / NAME)
         assert table.file is not None
         if table.file.exists():
             table.values = _read(table.file, identity)
+        table.values = same_for_all(table.values)  # ranks on machines without a common disk
         return table
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """What is measured inside is on the disk afterwards, also when it is broken off."""
-        before = len(self.values)
-        try:
-            yield
-        finally:
-            if self.file is not None and len(self.values) > before and int(os.environ.get("RANK", "0")) == 0:
+    def kept(self) -> Iterator[Callable[[Counts, Values], None]]:
+        """put(counts, values). What is put inside is on the disk afterwards, also when it is broken off; every EVERY_S
+        seconds on the way too, for a process that is killed.
+        """
+        written, when = len(self.values), time.monotonic()
+
+        def write() -> None:
+            nonlocal written, when
+            if self.file is not None and len(self.values) > written and int(os.environ.get("RANK", "0")) == 0:
                 self._write(self.file)
+            written, when = len(self.values), time.monotonic()
+
+        def put(counts: Counts, values: Values) -> None:
+            self.values[counts] = values
+            if time.monotonic() - when > EVERY_S:
+                write()
+
+        try:
+            yield put
+        finally:
+            write()
 
     def _write(self, file: Path) -> None:
         rows = [[list(counts), *values] for counts, values in self.values.items()]
-        text = json.dumps({"format": FORMAT, "identity": self.identity, "sha256": _digest(rows), "rows": rows})
+        known = _digest([self.identity, rows])
+        text = json.dumps({"format": FORMAT, "identity": self.identity, "sha256": known, "rows": rows})
         part = file.with_name(f".{file.name}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text)
+            with part.open("w") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
             part.replace(file)
         except OSError as err:
             raise CheckpointError(f"cannot write {file} ({err}); free space, or give another folder.") from err
@@ -74,7 +94,7 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[Counts, Values]:
         there, rows, known = raw["identity"], raw["rows"], raw["sha256"]
         if raw["format"] != FORMAT:
             raise ValueError(f"its format is {raw['format']!r}, not {FORMAT!r}")
-        if _digest(rows) != known:
+        if not isinstance(there, dict) or _digest([there, rows]) != known:
             raise ValueError("its rows are not those that were written")
         values = {tuple(counts): (float(error), float(cost)) for counts, error, cost in rows}
     except (OSError, ValueError, KeyError, TypeError) as err:

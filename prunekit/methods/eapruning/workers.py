@@ -1,8 +1,8 @@
 """Candidates shared out over processes: local workers, or the ranks of `accelerate launch`. The results are one's own.
 
 A worker that dies (out of memory, killed) costs its candidate a second try, in a new worker; three deaths over one
-candidate are an error. Of several ranks each takes every so-many-th candidate, and all get all results; when one dies
-the launch ends, and starting it again goes on from the last generation.
+candidate are an error. Of several ranks each takes one candidate at a time, and all get all results; when one dies the
+launch ends, and starting it again goes on from what was written.
 """
 
 from __future__ import annotations
@@ -45,19 +45,47 @@ def shared_out(work: Work, processes: int) -> Iterator[Callable[[Sequence[Counts
         crew.end()
 
 
-def by_rank(work: Work) -> Callable[[Sequence[Counts]], Iterator[tuple[int, Values]]]:
-    """The same over the processes of `accelerate launch`: this rank's share, then everybody's results."""
+@contextmanager
+def by_rank(work: Work) -> Iterator[Callable[[Sequence[Counts]], Iterator[tuple[int, Values]]]]:
+    """The same over the processes of `accelerate launch`: one candidate a rank, then everybody's results, and so on."""
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    state = PartialState()
+    with one_state() as state:
+        assert isinstance(state, PartialState)
 
-    def evaluate(candidates: Sequence[Counts]) -> Iterator[tuple[int, Values]]:
-        mine = range(state.process_index, len(candidates), state.num_processes)
-        found: list[tuple[int, Values]] = [(n, work(candidates[n])) for n in mine]
-        yield from sorted(gather_object(found))
+        def evaluate(candidates: Sequence[Counts]) -> Iterator[tuple[int, Values]]:
+            for start in range(0, len(candidates), state.num_processes):
+                place = start + state.process_index
+                mine = [(place, work(candidates[place]))] if place < len(candidates) else []
+                yield from sorted(gather_object(mine))
 
-    return evaluate
+        yield evaluate
+
+
+@contextmanager
+def one_state() -> Iterator[Any]:
+    """Accelerate's view of the launch. Without a GPU it must be told so, or it sees one process only; a state that was
+    not there before is gone afterwards, for whoever asks next.
+    """
+    from accelerate import PartialState
+
+    there = bool(PartialState._shared_state)
+    try:
+        yield PartialState() if there else PartialState(cpu=not torch.accelerator.is_available())
+    finally:
+        if not there:
+            PartialState._reset_state()
+
+
+def same_for_all(value: Any) -> Any:
+    """The first rank's value, on every rank; without a launch the value."""
+    if ranks() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    with one_state():
+        return broadcast_object_list([value])[0]
 
 
 def ranks() -> int:

@@ -105,22 +105,38 @@ def test_size_of_heads_too() -> None:
         torch.testing.assert_close(ours.masked(counts)(IMAGES), ours.small(counts)(IMAGES), rtol=1e-3, atol=1e-4)
 
 
-def test_depthwise_kernels_stay_and_that_is_best() -> None:
-    """On the original inputs the least-squares scale of a kept channel's kernel is 1."""
+def test_depthwise_kernels_stay_and_asymmetric_scales_them() -> None:
+    """On the original inputs a kept channel's kernel is best as it is; on the cut network's it gets a factor."""
     model = cnn()
     ours = ready(model)
     counts = ours.space.draw(1, seed=3)[0]
     small = ours.small(counts)
-    kept = ours.space.plan(counts).keep["stem"]
-    assert "deep.weight" not in ours.solvers and torch.equal(small.deep.weight, model.deep.weight[list(kept)])
-    seen = []
-    draw = torch.Generator().manual_seed(0)
-    model.deep.register_forward_pre_hook(lambda m, a: seen.append(patches(m, a[0], 50, draw).double()))
-    model(IMAGES)
-    x_SCP = seen[0].detach().reshape(-1, 8, 9)
-    y_SC = (x_SCP * model.deep.weight.detach().double().flatten(1)).sum(2)
-    scale = torch.linalg.lstsq(y_SC.T[..., None], y_SC.T[..., None]).solution.flatten()
-    torch.testing.assert_close(scale, torch.ones(8).double())
+    kept = list(ours.space.plan(counts).keep["stem"])
+    assert "deep.weight" not in ours.solvers and torch.equal(small.deep.weight, model.deep.weight[kept])
+    other = eapruning.asymmetric(ours, counts, BATCHES, samples=10**6)
+    seen: dict[str, Tensor] = {}
+    for name, each in (("whole", model), ("cut", other)):
+        each.deep.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].detach()}))
+        each(IMAGES)
+    plain = [
+        nn.functional.conv2d(seen[n], w, padding=1, groups=len(w)).detach().double()
+        for n, w in (("whole", model.deep.weight), ("cut", small.deep.weight))
+    ]
+    y_CS, hat_CS = plain[0][:, kept].transpose(0, 1).flatten(1), plain[1].transpose(0, 1).flatten(1)
+    best_C = torch.linalg.lstsq(hat_CS[..., None], y_CS[..., None]).solution.flatten()
+    factor_C = (other.deep.weight / small.deep.weight).detach().double().mean((1, 2, 3))
+    torch.testing.assert_close(factor_C, best_C, rtol=1e-3, atol=1e-3)
+    assert float((factor_C - 1).abs().max()) > 1e-3
+
+
+def test_an_error_that_gathers_statistics_leaves_none_behind() -> None:
+    """The full-size candidate is one module for all; batch norm's buffers are the model's again each time."""
+    ours = ready(cnn())
+    first, second = ours.space.draw(2, seed=0)
+    before = ours.masked(first)(IMAGES)
+    ours.masked(second).train()(IMAGES * 5)
+    again = ours.masked(first)
+    assert not again.training and torch.equal(again(IMAGES), before)
 
 
 def test_asymmetric_fits_what_the_cut_network_sees() -> None:
@@ -156,8 +172,14 @@ def test_ridge_by_condition_number() -> None:
         assert left <= 1.05e8
         for n in (3, 11):  # every leading block is conditioned at least as well
             assert torch.linalg.cond((factor @ factor.T)[:n, :n]) <= left * (1 + 1e-6)
-    with pytest.raises(InputError, match="condition is 1"):
-        solvable(torch.eye(3).double(), condition=1)
+    for wrong in (1, 1e17):
+        with pytest.raises(InputError, match="condition is 1"):
+            solvable(torch.eye(3).double(), condition=wrong)
+    rows = torch.randn(2, 30, generator=dice, dtype=torch.float64)
+    factor, ridge, _ = solvable(rows.T @ rows * 1e8, condition=1e14)  # far too few samples, hardly a ridge
+    assert torch.isfinite(factor).all() and ridge > 0
+    with pytest.raises(ScoreError, match="cannot be factored with any ridge"):
+        solvable(torch.full((3, 3), torch.nan).double())
 
 
 def test_singular_and_too_few_samples_are_said_and_survived() -> None:
@@ -185,8 +207,12 @@ def test_bad_input() -> None:
     ours = ready(model)
     with pytest.raises(PlanError, match="a candidate has 5 counts"):
         ours.masked((1, 2))
-    with pytest.raises(PlanError, match="'inner' has 10 units; it cannot keep 11"):
+    with pytest.raises(PlanError, match="'inner' has 10 units and keeps 1 at least; it cannot keep 11"):
         ours.masked(tuple(11 if n == "inner" else 1 for n in ours.space.names))
+    coarse = eapruning.space(model, ours.space.groups, step=3)
+    for count in (3, 9):  # it keeps 1, 4, 7 or 10
+        with pytest.raises(PlanError, match=f"keeps 1 at least, in steps of 3; it cannot keep {count}"):
+            coarse.plan(tuple(count if n == "inner" else size for n, size in zip(coarse.names, coarse.whole)))
     with pytest.raises(ScoreError, match="eapruning looks at data"):
         eapruning.rebuilder(model, ours.space, None)
     with pytest.raises(ScoreError, match="nan or inf"):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import builtins
+import io
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -66,20 +71,30 @@ class Known(Fitness):
         return float(1 - weights @ np.array(left)) * 0.9, float(cost)
 
 
-def test_the_front_moves_and_beats_chance_over_five_seeds() -> None:
-    known = Known(toy(), error())
+class Backwards(Known):
+    """Another one: errors fall in straight lines, and the last layers matter least."""
+
+    def __call__(self, counts):
+        weights = 0.7 ** np.arange(10)
+        return float(1 - weights @ np.array(counts) / 16 / weights.sum()), super().__call__(counts)[1]
+
+
+@pytest.mark.parametrize("what", [Known, Backwards])
+def test_the_front_moves_and_beats_chance_over_five_seeds(what: type[Known]) -> None:
+    """Neither these seeds nor the second function had a part in choosing the operators."""
+    known = what(toy(), error())
     settings = Settings(population=64, offspring=50, generations=20)
     wins = []
-    for seed in range(5):
+    for seed in range(100, 105):
         one = replace(settings, seed=seed)
         ours, chance = search(known, one, quiet=True), search(known, one, how="random", quiet=True)
         assert len(set(chance.candidates())) == len(chance.candidates()) == settings.budget
         assert len(set(ours.candidates())) <= settings.budget
         every, alive = ours.hypervolumes(), ours.hypervolumes(of="population")
-        assert list(every) == sorted(every) and every[-1] > every[6] > every[0]
-        assert alive[-1] > alive[0] and chance.hypervolumes()[0] == pytest.approx(every[0])
+        assert every[-1] > every[6] > every[0] and alive[-1] > alive[6] > alive[0]
+        assert chance.hypervolumes()[0] == pytest.approx(every[0])
         wins.append(every[-1] - chance.hypervolumes()[-1])
-    assert min(wins) > 0.02
+    assert min(wins) > 0.02, wins
 
 
 def test_a_search_on_a_network(fitness: Fitness, unbroken: eapruning.Found) -> None:
@@ -161,28 +176,95 @@ def test_a_worker_that_dies_costs_nothing(fitness: Fitness, unbroken: eapruning.
         search(Fails(fitness.rebuilder, fitness.error), SHORT, processes=2, quiet=True)
 
 
-RANKS = """
-import sys
-sys.path.insert(0, {here!r})
-from candidates import cnn, error, ready
-from prunekit.methods.eapruning import Fitness, Settings, search
-found = search(Fitness(ready(cnn()), error()), Settings(population=10, offspring=8, generations=3), quiet=True,
-               checkpoint=sys.argv[1])
-print("FOUND", hash(found.generations))
-"""
+def a_rank(rank: int, port: int, fitness: Fitness, folder: Path, pipe: Any) -> None:
+    """One process of two, as torchrun starts them."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    PartialState._reset_state()
+    done = []
+
+    class Counted(Fitness):
+        def __call__(self, counts):
+            done.append(counts)
+            return super().__call__(counts)
+
+    own = folder / str(rank)  # no common disk: what the first rank has read counts for both
+    found = search(Counted(fitness.rebuilder, fitness.error), SHORT, quiet=True, checkpoint=own)
+    pipe.send((found.generations, done, PartialState._shared_state == {}))
 
 
-def test_two_ranks_find_the_same(unbroken: eapruning.Found, tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS.format(here=str(Path(__file__).parent)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONHASHSEED": "0"}
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    hashes = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    assert hashes == [str(hash(unbroken.generations))] * 2
-    rows = json.loads((tmp_path / "search.json").read_text())["rows"]
-    assert len(rows) == len(set(unbroken.candidates()))
+def test_two_ranks_find_the_same_and_share_the_work(
+    fitness: Fitness, unbroken: eapruning.Found, tmp_path: Path
+) -> None:
+    search(fitness, replace(SHORT, generations=1), quiet=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork, pipes, crew = multiprocessing.get_context("fork"), [], []
+    for rank in range(2):
+        ours, theirs = fork.Pipe(False)
+        crew.append(fork.Process(target=a_rank, args=(rank, port, fitness, tmp_path, theirs)))
+        crew[-1].start()
+        theirs.close()
+        pipes.append(ours)
+    answers = [pipe.recv() if pipe.poll(120) else None for pipe in pipes]
+    for worker in crew:
+        worker.join(60)
+    assert [worker.exitcode for worker in crew] == [0, 0]
+    (first, mine, left), (second, other, too) = answers  # type: ignore[misc]
+    assert first == second == unbroken.generations and left and too
+    assert mine and other and not set(mine) & set(other) and abs(len(mine) - len(other)) <= 4
+    rows = json.loads((tmp_path / "0" / "search.json").read_text())["rows"]
+    assert len(rows) == len(set(unbroken.candidates())) == len(mine) + len(other)
+    assert not (tmp_path / "1").exists()
+
+
+def test_a_killed_search_has_what_it_measured(
+    fitness: Fitness, unbroken: eapruning.Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eapruning.table, "EVERY_S", 0.0)
+
+    class Killed(Fitness):
+        def __call__(self, counts):
+            if (tmp_path / "search.json").exists() and len(
+                json.loads((tmp_path / "search.json").read_text())["rows"]
+            ) > 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(counts)
+
+    def doomed() -> None:
+        search(Killed(fitness.rebuilder, fitness.error), SHORT, checkpoint=tmp_path, quiet=True)
+
+    child = multiprocessing.get_context("fork").Process(target=doomed)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert len(json.loads((tmp_path / "search.json").read_text())["rows"]) == 7  # in the middle of a generation
+    assert search(fitness, SHORT, checkpoint=tmp_path, quiet=True).generations == unbroken.generations
+
+
+def constant(model: nn.Module) -> float:
+    return 0.5
+
+
+def test_searches_that_differ_in_what_they_measure_are_told_apart(fitness: Fitness, tmp_path: Path) -> None:
+    """Other data for the least squares is another search; what cannot say what it is may not have a checkpoint."""
+    short, net, space = replace(SHORT, generations=1), fitness.rebuilder.model, fitness.rebuilder.space
+    search(fitness, short, checkpoint=tmp_path, quiet=True)
+    for ready_ in (
+        eapruning.rebuilder(net, space, BATCHES, samples=3),
+        eapruning.rebuilder(net, space, BATCHES[:1], samples=20),
+        eapruning.rebuilder(net, space, BATCHES, samples=20, condition=30.0),
+    ):
+        with pytest.raises(CheckpointError, match="another search: rebuilder was"):
+            search(replace(fitness, rebuilder=ready_), short, checkpoint=tmp_path, quiet=True)
+    for what in ({"error": lambda model: 0.3}, {"cost": lambda plan: 0.3}):
+        with pytest.raises(InputError, match=r"does not say what it measures.*describe\(\)"):
+            search(replace(fitness, **what), short, checkpoint=tmp_path, quiet=True)
+    search(Fitness(fitness.rebuilder, constant), short, checkpoint=tmp_path / "named", quiet=True)
+    with pytest.raises(CheckpointError, match="another search: error was 'constant'"):
+        search(fitness, short, checkpoint=tmp_path / "named", quiet=True)
 
 
 def test_damaged_and_foreign_checkpoints(fitness: Fitness, tmp_path: Path) -> None:
@@ -190,7 +272,15 @@ def test_damaged_and_foreign_checkpoints(fitness: Fitness, tmp_path: Path) -> No
     search(fitness, short, checkpoint=tmp_path, quiet=True)
     file = tmp_path / "search.json"
     good = file.read_text()
-    for text in (good[:-40], "", "[]", good.replace("prunekit-search-1", "other"), good.replace("[[", "[[1, ", 1)):
+    nobody = json.dumps({**json.loads(good), "identity": [1]})
+    for text in (
+        good[:-40],
+        "",
+        "[]",
+        nobody,
+        good.replace("prunekit-search-2", "other"),
+        good.replace("[[", "[[1, ", 1),
+    ):
         file.write_text(text)
         with pytest.raises(CheckpointError, match="is damaged .* delete it to start over"):
             search(fitness, short, checkpoint=tmp_path, quiet=True)
@@ -218,13 +308,13 @@ def test_damaged_and_foreign_checkpoints(fitness: Fitness, tmp_path: Path) -> No
 
 
 def test_windows(fitness: Fitness) -> None:
-    known = Known(fitness.rebuilder, error())
     known = Known(toy(), error())
-    inside = search(known, replace(SHORT, window=(0.4, 0.5), generations=6), quiet=True)
-    assert sum(0.4 <= c.cost <= 0.5 for c in inside.populations[-1]) > 5
-    with pytest.raises(BudgetError, match=r"window 0% to 0% of the cost cannot be reached: these groups go from"):
+    inside, free = (search(known, replace(SHORT, window=w, generations=6), quiet=True) for w in ((0.4, 0.5), None))
+    there = [sum(0.4 <= c.cost <= 0.5 for c in found.populations[-1]) for found in (inside, free)]
+    assert there[0] > 5 > there[1]
+    with pytest.raises(BudgetError, match=r"window 0.0% to 0.1% of the cost cannot be reached: these groups go from"):
         search(known, replace(SHORT, window=(0.0, 0.001)), quiet=True)
-    with pytest.raises(BudgetError, match=r"the front has nothing between 99% and 100%"):
+    with pytest.raises(BudgetError, match=r"the front has nothing between 99.0% and 100.0%"):
         inside.plans(2, window=(0.99, 1.0))
     for window in ((0.5, 0.4), (-1, 0.5), (0.5, 2)):
         with pytest.raises(InputError, match="window is"):
@@ -246,6 +336,8 @@ def test_bad_settings(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None
         search(Fitness(fitness.rebuilder, lambda model: 7.0), SHORT, quiet=True)
     with pytest.raises(InputError, match="asked for 0 plans"):
         eapruning.along([Candidate((1,), 0.5, 0.5)], 0)
+    with pytest.raises(BudgetError, match="no candidates"):
+        eapruning.along([], 1)
     kept = builtins.__import__
 
     def without_pymoo(name, *args, **kwargs):
@@ -309,10 +401,27 @@ def test_rebuilding_keeps_what_cutting_loses(fitness: Fitness) -> None:
     assert error()(found.small(worst.counts)) == pytest.approx(worst.error, abs=1 / 60)
 
 
-def test_bar_and_callback(fitness: Fitness, capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bar_and_callback(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     search(fitness, replace(SHORT, generations=1), on_generation=lambda found: seen.append(len(found.generations)))
     assert seen == [1, 2]
+    assert "front |" in terminal.getvalue() and "hypervolume 0." in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    search(fitness, replace(SHORT, generations=1), quiet=True)
+    assert not terminal.getvalue()
+
+
+def test_measured_costs_are_relative_to_one_measurement(fitness: Fitness) -> None:
+    times = iter([2.0, 10.0, 3.0, 4.0])
+    timed = replace(fitness, cost=lambda plan: next(times))
+    counts = fitness.rebuilder.space.draw(1, seed=0)[0]
+    assert [timed.price(counts) for _ in range(3)] == [0.2, 0.3, 0.4]  # the whole network took 10, once
 
 
 def test_fresh_weights() -> None:
@@ -324,3 +433,21 @@ def test_fresh_weights() -> None:
     again = eapruning.from_scratch(model, model, seed=1)
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in fresh.state_dict().items())
     assert not torch.equal(model.inner.weight, fresh.inner.weight)
+
+
+def test_factors_start_where_their_layer_starts_them() -> None:
+    net = VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3, init_values=1e-4
+    )
+    with torch.no_grad():
+        net.blocks[0].ls1.gamma.fill_(0.7)  # type: ignore[union-attr]
+    fresh = eapruning.from_scratch(net, net)
+    assert torch.allclose(fresh.blocks[0].ls1.gamma, torch.full((8,), 1e-4))  # type: ignore[union-attr, index]
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(3))
+
+    with pytest.raises(InputError, match="'0.gain' of Scaled has one number a channel"):
+        eapruning.from_scratch(nn.Sequential(Scaled()), nn.Sequential(Scaled()))
