@@ -12,7 +12,6 @@ from torch.ao.quantization.observer import MinMaxObserver
 import prunekit as pk
 from prunekit.course.exercises import (
     clique_05,
-    distil_07,
     front_08,
     lesson_01,
     lesson_02,
@@ -22,6 +21,7 @@ from prunekit.course.exercises import (
     lesson_08,
     lesson_09,
     thresholds_04,
+    training_07,
     widths_09,
 )
 from prunekit.export.proof import FLOOR, relative_error
@@ -238,7 +238,7 @@ def test_dynasegformers_references_are_the_library():
     for step in (0, 10, 33, 100, 300):
         training = GateTraining(0.5, steps=100)
         training.step = step
-        assert lesson_07.annealed(step, 100, 0.5, 64) == kept_at(training.now(), 64)
+        assert training_07.annealed(step, 100, 0.5, 64) == kept_at(training.now(), 64)
     student, teacher = torch.randn(2, 6, 5, generator=dice)
-    ours = distil_07.soft_cross_entropy(student, teacher)
+    ours = training_07.soft_cross_entropy(student, teacher)
     torch.testing.assert_close(ours, soft_cross_entropy(student, teacher), rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Lesson 07: top-r with values, gathered work, annealing (the teacher: distil_07). B images, U neurons, K kept."""
+"""Lesson 07: top-r with values, gathered work (annealing and the teacher: training_07). B images, U neurons, K kept."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from prunekit.course.exercises import Exercise, Mistake
-from prunekit.course.exercises.distil_07 import SOFT
 from prunekit.course.exercises.quiz_07 import QUIZ
+from prunekit.course.exercises.training_07 import ANNEALED, SOFT
 
 __all__ = ["EXERCISES", "QUIZ"]
 
@@ -21,9 +21,15 @@ def top_r(g, keep):
     return torch.zeros_like(g).scatter(1, places, values)
 
 
-def _first_for_all(g, keep):
-    stays = (g[0] >= g[0].topk(keep).values.min()).to(g)
-    return g * stays
+def _chosen_by(votes_U, g, keep):
+    """One choice for all images."""
+    return g * (votes_U >= votes_U.topk(keep).values.min()).to(g)
+
+
+def _all_choices_for_all(g, keep):
+    stays_U = torch.zeros(g.shape[1])
+    stays_U[g.topk(keep, dim=1).indices.flatten()] = 1.0
+    return g * stays_U
 
 
 TOP_R = Exercise(
@@ -44,7 +50,7 @@ TOP_R = Exercise(
         ),
         Mistake(
             "first image",
-            _first_for_all,
+            lambda g, keep: _chosen_by(g[0], g, keep),
             "all images got the first one's choice: each row has its own largest gates",
         ),
         Mistake(
@@ -69,6 +75,31 @@ TOP_R = Exercise(
             lambda g, keep: (g >= g.flatten().topk(keep * len(g)).values.min()).to(g) * g,
             "the images compete with one another: each keeps `keep` of its own",
         ),
+        Mistake(
+            "mean image",
+            lambda g, keep: _chosen_by(g.mean(0), g, keep),
+            "you chose once, by the mean over the batch: each image, each row, has largest gates of its own",
+        ),
+        Mistake(
+            "rows mixed",
+            _all_choices_for_all,
+            "every image also keeps what the others chose: the places of a row belong to that row alone",
+        ),
+        Mistake(
+            "keep and remove exchanged",
+            lambda g, keep: top_r(g, g.shape[1] - keep),
+            "`keep` is how many stay; you removed that many",
+        ),
+        Mistake(
+            "one short",
+            lambda g, keep: g * (g > g.topk(keep, dim=1).values[:, -1:]).to(g),
+            "one too few: the `keep`-th largest stays as well, so `>=` and not `>`",
+        ),
+        Mistake(
+            "boolean",
+            lambda g, keep: g >= g.topk(keep, dim=1).values[:, -1:],
+            "that says which ones stay, true or false; multiply the gates by it, so that their values stay too",
+        ),
     ),
     alternatives=(
         lambda g, keep: torch.where(g >= g.sort(1, descending=True).values[:, keep - 1 : keep], g, 0.0),
@@ -82,13 +113,26 @@ def gathered(x, w1, w2, places, values):
     return x @ (w1[places] * values[:, None]).T @ w2[:, places].T
 
 
+def _hollow():
+    """Rows that nobody may touch are not there: whoever computes with them gets NaN everywhere."""
+    w1 = _random(5, 3, seed=6)
+    w1[[0, 2, 3]] = torch.nan
+    return w1
+
+
+def _masked(x, w1, w2, places, values):
+    mask_U = torch.zeros(len(w1)).scatter(0, places, values)
+    return (x @ w1.T * mask_U) @ w2.T
+
+
 GATHERED = Exercise(
     id="07.2",
     title="only the work that is needed",
     reference=gathered,
     cases=lambda: (
-        (_random(4, 3), _random(6, 3, seed=1), _random(2, 6, seed=2), torch.tensor([4, 1]), torch.tensor([0.5, 2.0])),
+        (_random(4, 3), _random(6, 3, seed=1), _random(3, 6, seed=2), torch.tensor([4, 1]), torch.tensor([0.5, 2.0])),
         (_random(2, 5), _random(4, 5, seed=3), _random(3, 4, seed=4), torch.tensor([3, 0, 2]), _random(3, seed=5)),
+        (_random(4, 3, seed=7), _hollow(), _random(4, 5, seed=8), torch.tensor([4, 1]), torch.tensor([0.5, 2.0])),
     ),
     hints=(
         "A neuron is a row of `w1` and a column of `w2`: take both before you multiply.",
@@ -121,6 +165,16 @@ GATHERED = Exercise(
             lambda x, w1, w2, places, values: x @ (w1[places] * values[:, None]).T,
             "those are the kept neurons; the second layer is still to come",
         ),
+        Mistake(
+            "places in order",
+            lambda x, w1, w2, places, values: gathered(x, w1, w2, places.sort().values, values),
+            "you sorted the places, but not the values: `values[k]` belongs to the neuron `places[k]`",
+        ),
+        Mistake(
+            "masked",
+            _masked,
+            "all neurons are computed and most thrown away: take w1[places] before the product",
+        ),
     ),
     alternatives=(
         lambda x, w1, w2, places, values: (x @ w1[places].T * values) @ w2[:, places].T,
@@ -128,51 +182,11 @@ GATHERED = Exercise(
             values[k] * (x @ w1[u])[:, None] * w2[:, u] for k, u in enumerate(places.tolist())
         ),
     ),
-    note="The value may sit on the rows, the columns or between: K x C numbers are fewer than K x N.",
+    note=(
+        "The value may sit on the rows, the columns or between; K x C numbers are fewer than K x N. And "
+        "`(x @ w1.T)[:, places]` gives the same numbers, but has computed all neurons before it drops most."
+    ),
 )
 
-
-def annealed(step, total, sparsity, neurons):
-    now = sparsity * min(1, step / total)
-    return round(neurons * (1 - now))
-
-
-ANNEALED = Exercise(
-    id="07.3",
-    title="how many stay at step t",
-    reference=annealed,
-    cases=lambda: ((25, 100, 0.5, 64), (300, 100, 0.75, 32), (0, 10, 0.5, 8)),
-    hints=(
-        "The sparsity rises on a straight line and stops at its end: `min(1, step / total)`.",
-        "What stays is the rest: the share `1 - now` of all neurons.",
-        "`round(...)`, because half a neuron cannot be kept.",
-    ),
-    mistakes=(
-        Mistake(
-            "what goes",
-            lambda step, total, sparsity, neurons: round(neurons * sparsity * min(1, step / total)),
-            "that is how many go; asked is how many stay",
-        ),
-        Mistake(
-            "without an end",
-            lambda step, total, sparsity, neurons: round(neurons * (1 - sparsity * step / total)),
-            "after `total` steps the sparsity stays where it is: `min(1, step / total)`",
-        ),
-        Mistake(
-            "at once",
-            lambda step, total, sparsity, neurons: round(neurons * (1 - sparsity)),
-            "that is the end; at step 0 all stay, and then it falls slowly",
-        ),
-        Mistake(
-            "backwards",
-            lambda step, total, sparsity, neurons: round(neurons * (1 - sparsity * max(0, 1 - step / total))),
-            "that starts with the full sparsity and takes it back",
-        ),
-    ),
-    alternatives=(
-        lambda step, total, sparsity, neurons: int(neurons - neurons * sparsity * min(step, total) / total + 0.5),
-    ),
-    note="In the paper the first half of the training anneals, and the second lives with the result.",
-)
 
 EXERCISES = (TOP_R, GATHERED, ANNEALED, SOFT)

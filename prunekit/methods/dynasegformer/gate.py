@@ -53,7 +53,7 @@ class Selector(nn.Module):
 
     def set_sparsity(self, sparsity: float) -> None:
         """From now on keep (1 - sparsity) of each head's neurons, rounded. Raises InputError where none would stay."""
-        self.kept = kept_at(sparsity, self.size // self.heads, self.name)
+        self.kept = kept_at(sparsity, self.size // self.heads, self.name, heads=self.heads)
 
     def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
         """G, (B, U), of the layer with this weight on this input."""
@@ -115,13 +115,17 @@ class MagnitudeGate(Selector):
         return torch.ones_like(self.prior_U).expand(len(x_BNC), -1)
 
 
-def kept_at(sparsity: float, size: int, name: str = "gate") -> int:
-    """How many of `size` neurons stay. Raises InputError for a sparsity outside [0, 1) and where none would stay."""
+def kept_at(sparsity: float, size: int, name: str = "gate", *, heads: int = 1) -> int:
+    """How many of `size` neurons stay. heads: of how many heads this is one, for the message.
+
+    Raises InputError for a sparsity outside [0, 1) and where none would stay.
+    """
     check_sparsity(sparsity)
     kept = round(size * (1 - sparsity))
     if kept == 0:
+        among = f"{size} neurons" if heads == 1 else f"the {size} neurons of a head"
         raise InputError(
-            f"at sparsity {sparsity:g} the gate '{name}' would keep nothing of {size} neurons: lower the sparsity to "
+            f"at sparsity {sparsity:g} the gate '{name}' would keep nothing of {among}: lower the sparsity to "
             f"{1 - 1 / size:g}, or leave this kind of layer out with where=."
         )
     return kept

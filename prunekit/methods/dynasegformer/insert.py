@@ -34,6 +34,12 @@ class Places:
     found: dict[str, Where]
     skipped: dict[str, str]
 
+    def __str__(self) -> str:
+        kinds = list(self.found.values())
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS if kind in kinds)
+        reasons = "; ".join(f"'{name}' ({why})" for name, why in self.skipped.items())
+        return f"{len(kinds)} layers{': ' * bool(kinds)}{counts}; skipped: {reasons or 'none'}"
+
 
 def make_dynamic(
     model: nn.Module, *, sparsity: float, where: Sequence[Where] = KINDS, reduction: int = 16, gain: float = 1.0

@@ -140,6 +140,11 @@ def test_pairs_of_linear_layers_are_found_where_the_structure_allows() -> None:
         make_dynamic(theirs, sparsity=0.5)
 
 
+def test_places_say_in_a_line_what_can_be_gated_and_what_not() -> None:
+    assert str(places(tiny())) == "10 layers: 5 attention, 5 ffn; skipped: none"
+    assert str(places(nn.TransformerEncoderLayer(8, 2, 16))).startswith("0 layers; skipped: 'self_attn' (nn.Multi")
+
+
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, 2, float("nan"), "half", None, True])
 def test_a_sparsity_outside_0_to_1_is_refused(sparsity) -> None:
     for make in (make_dynamic, make_static):
@@ -152,6 +157,9 @@ def test_a_sparsity_outside_0_to_1_is_refused(sparsity) -> None:
 def test_a_gate_that_would_keep_nothing_is_named() -> None:
     with pytest.raises(InputError, match=r"'encoder.stages.0.blocks.0.attention.qk_gate' would keep nothing of 8"):
         make_dynamic(tiny(), sparsity=0.95)
+    two = MagnitudeGate(torch.arange(32.0), heads=2, name="q")
+    with pytest.raises(InputError, match=r"'q' would keep nothing of the 16 neurons of a head: .* 0\.93"):
+        two.set_sparsity(0.99)
     assert kept_at(0.95, 32) == 2
     assert len(gates_of(make_dynamic(tiny(), sparsity=0.95, where=("ffn",)))) == 5  # what the message proposes
 
