@@ -2,7 +2,7 @@
 
     params      elements of all parameters, shared ones once
     macs        multiply-accumulates of convolutions and matrix products for the whole input (torch's flop counter / 2)
-    latency_ms  median wall time of one forward pass, models measured in turn
+    latency_ms  median wall or CPU time of one forward pass, models measured in turn
     peak_bytes  most bytes of tensors alive at one moment of a forward pass, weights and input included
 
 MACs are exact and the same everywhere; milliseconds belong to one machine at one moment. All of it in eval mode without
@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +60,29 @@ def count_macs_by_module(model: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 def latency_ms(
-    models: Mapping[str, nn.Module], x: Tensor, *, repeats: int = 20, warmup: int = 3, threads: int | None = None
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    threads: int | None = None,
+    clock: Literal["wall", "cpu"] = "wall",
 ) -> dict[str, float]:
     """Median milliseconds of a forward pass of each model on x.
 
     The models take turns, one pass each a round, so that a machine that slows down slows all of them alike. warmup:
-    rounds that are not counted. threads: CPU threads while measuring (None = as they are).
-    Raises InputError for the same reasons as count_macs, and when there is nothing to measure.
+    rounds that are not counted. threads: CPU threads while measuring (None = as they are). clock: "cpu" counts what
+    this process computes, all its threads together, and not the waiting where other programs run too.
+    Raises InputError for the same reasons as count_macs, when there is nothing to measure, and for the CPU's clock
+    while another device does the work.
     """
+    if clock not in ("wall", "cpu") or (clock == "cpu" and getattr(x, "is_cpu", True) is False):
+        raise InputError(f"clock={clock!r}: give 'wall', or 'cpu' where the CPU does the work.")
     if not isinstance(models, Mapping) or not models:
         raise InputError('models must be a mapping with at least one entry, such as {"dense": model}.')
     if repeats < 1 or warmup < 0 or (threads is not None and threads < 1):
         raise InputError(f"repeats={repeats}, warmup={warmup}, threads={threads}: need >= 1, >= 0 and >= 1 or None.")
+    now = time.process_time if clock == "cpu" else time.perf_counter
     times_ms: dict[str, list[float]] = {name: [] for name in models}
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))
@@ -81,11 +92,11 @@ def latency_ms(
         for lap in range(warmup + repeats):
             for name, model in models.items():
                 _wait(x)
-                start = time.perf_counter()
+                start = now()
                 model(x)
                 _wait(x)
                 if lap >= warmup:
-                    times_ms[name].append(1000 * (time.perf_counter() - start))
+                    times_ms[name].append(1000 * (now() - start))
     return {name: statistics.median(values) for name, values in times_ms.items()}
 
 

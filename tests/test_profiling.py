@@ -105,6 +105,22 @@ def test_latency_is_the_median_of_turns(clock):
     assert log == ["a", "b"] * 5
 
 
+def test_cpu_time_does_not_count_the_waiting(clock, monkeypatch):
+    computed, log = [0.0], []
+    monkeypatch.setattr(time, "process_time", lambda: computed[0])
+    a = Sleeper("a", [0.004], computed, log)
+
+    class Waiting(Sleeper):
+        def forward(self, x):
+            clock[0] += 5.0  # another program has the processor
+            return super().forward(x)
+
+    b = Waiting("b", [0.002], computed, log)
+    result = profiling.latency_ms({"a": a, "b": b}, X, repeats=3, warmup=1, clock="cpu")
+    assert result == {"a": pytest.approx(4.0), "b": pytest.approx(2.0)}
+    assert profiling.latency_ms({"b": b}, X, repeats=3)["b"] == pytest.approx(5000.0)
+
+
 def test_a_machine_that_slows_down_slows_all_alike(clock):
     log: list[str] = []
     drift = [0.001 * 1.3**turn for turn in range(14)]
@@ -186,6 +202,9 @@ def test_latency_settings_that_cannot_work():
     for kwargs in ({"repeats": 0}, {"warmup": -1}, {"threads": 0}):
         with pytest.raises(InputError, match="repeats="):
             profiling.latency_ms({"m": nn.Identity()}, X, **kwargs)
+    for x, clock in ((X, "gpu"), (X.to("meta"), "cpu")):
+        with pytest.raises(InputError, match="clock="):
+            profiling.latency_ms({"m": nn.Identity()}, x, clock=clock)  # type: ignore[arg-type]
     for models in ({}, nn.Identity()):
         with pytest.raises(InputError, match="mapping"):
             profiling.latency_ms(models, X)
