@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,13 +49,15 @@ def distill(
     the teacher. loader, loss_fn, penalty, observer, count: as for `finetune`; penalty and observer get the student, in
     both stages. checkpoint: a folder, which gets one for each stage. The history numbers each stage's steps from 0.
 
-    Raises InputError for a stage whose output differs from the teacher's, or that one of them does not have, by name;
-    and the errors of `finetune`.
+    Raises InputError, by name, for a stage that one of them does not have, that gives no single tensor or another shape
+    than the teacher's, or that does not run, and for a parameter that student and teacher share; and the errors of
+    `finetune`.
     """
     if features is None and logits is None:
         raise InputError("nothing to do: both stages are None.")
-    if not soft_weight >= 0:
+    if not isinstance(soft_weight, Real) or not soft_weight >= 0:
         raise InputError(f"soft_weight is {soft_weight!r}; give a number from 0 on.")
+    _refuse_shared(student, teacher)
     inside = None if observer is None else _inside(observer)
     folder = None if checkpoint is None else Path(checkpoint)
     history = []
@@ -62,7 +65,7 @@ def distill(
         if config is None:
             continue
         names = _names(features[0]) if features and stage == "features" else ()
-        pair = _Pair(student, teacher, names)
+        pair = _Pair(student, teacher, names, asks=bool(names) or soft_weight > 0)
         done = finetune(
             pair,
             loader,
@@ -84,12 +87,26 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-class _Pair(nn.Module):
-    """Both networks on one input. The teacher is in eval mode and does not learn, but moves and is stored with it."""
+def _refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
+    """The teacher would learn with the student."""
+    theirs = {id(parameter): name for name, parameter in teacher.named_parameters()}
+    for name, parameter in student.named_parameters():
+        if id(parameter) in theirs:
+            raise InputError(
+                f"the student's '{name}' is the teacher's '{theirs[id(parameter)]}', the very same parameter: the "
+                "teacher would change with it. Give copy.deepcopy(teacher)."
+            )
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, names: tuple[str, ...]) -> None:
+
+class _Pair(nn.Module):
+    """Both networks on one input. The teacher is in eval mode and does not learn, but moves and is stored with it.
+
+    asks: False where the loss has no use for the teacher, which then does not run.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, names: tuple[str, ...], *, asks: bool) -> None:
         super().__init__()
-        self.names = names
+        self.names, self.asks = names, asks
         self.student = student
         self.teacher = teacher
         for who, model in (("student", student), ("teacher", teacher)):
@@ -103,22 +120,36 @@ class _Pair(nn.Module):
 
     def forward(self, x: Any) -> dict[str, Any]:
         with torch.no_grad(), _outputs(self.teacher, self.names) as theirs:
-            answer = self.teacher(x)
+            answer = self.teacher(x) if self.asks else None
         with _outputs(self.student, self.names) as ours:
             out = self.student(x)
         for name in self.names:
+            for who, found in (("student", ours), ("teacher", theirs)):
+                _need_tensor(found, name, who)
             mine, wanted = tuple(ours[name].shape), tuple(theirs[name].shape)
             if mine != wanted:
                 raise InputError(
                     f"stage '{name}' is {mine} in the student and {wanted} in the teacher: they cannot be compared. "
                     "Choose stages of equal shape, or another teacher."
                 )
-        return {"out": out, "teacher": answer, "ours": list(ours.values()), "theirs": list(theirs.values())}
+        # by name: the two need not run their modules in the same order
+        both = {"ours": [ours[name] for name in self.names], "theirs": [theirs[name] for name in self.names]}
+        return {"out": out, "teacher": answer, **both}
 
     def train(self, mode: bool = True) -> _Pair:
         super().train(mode)
         self.teacher.eval()
         return self
+
+
+def _need_tensor(found: dict[str, Any], name: str, who: str) -> None:
+    if name not in found:
+        raise InputError(f"stage '{name}' did not run in the {who}: name modules that every forward pass uses.")
+    if not isinstance(found[name], Tensor):
+        raise InputError(
+            f"stage '{name}' gives a {type(found[name]).__name__} in the {who}; name modules that give one tensor, "
+            "such as 'encoder.stages.0'."
+        )
 
 
 class _OfStudent:
@@ -156,7 +187,7 @@ def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
 
 @contextmanager
 def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What the named modules give meanwhile, in the order of names."""
+    """What the named modules give meanwhile."""
     found: dict[str, Any] = {}
     with ExitStack() as stack:
         for name in names:

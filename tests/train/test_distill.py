@@ -95,12 +95,66 @@ def test_a_teacher_whose_stages_do_not_match_is_refused_by_name() -> None:
 def test_nothing_to_do_and_weights_below_0_are_refused() -> None:
     with pytest.raises(InputError, match="both stages"):
         distill(Net(), Net(), loader(), None, None)
-    with pytest.raises(InputError, match="soft_weight"):
-        distill(Net(), Net(), loader(), None, ONE, soft_weight=-1)
+    for weight in (-1, float("nan"), "a"):
+        with pytest.raises(InputError, match="soft_weight"):
+            distill(Net(), Net(), loader(), None, ONE, soft_weight=weight)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="names of modules"):
         distill(Net(), Net(), loader(), ((), ONE), ONE)
     with pytest.raises(InputError, match="names of modules"):
         distill(Net(), Net(), loader(), ("body.0", ONE), ONE)
+
+
+class TwoOrders(nn.Module):
+    """Two layers beside each other, run in the order that is asked for."""
+
+    def __init__(self, order: tuple[str, str]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.order = nn.Linear(3, 4), nn.Linear(3, 4), order
+
+    def forward(self, x):
+        found = {name: self.get_submodule(name)(x) for name in self.order}
+        return found["a"] + 2 * found["b"]
+
+
+def test_stages_are_compared_by_name_whatever_runs_first() -> None:
+    done = distill(TwoOrders(("a", "b")), TwoOrders(("b", "a")), loader(), (("a", "b"), ONE), None)
+    assert done.history[0].loss == 0  # equal weights; compared in the order of running they would differ
+
+
+def test_a_teacher_that_is_not_asked_does_not_run() -> None:
+    teacher = Net(seed=1)
+    teacher.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    done = distill(Net(), teacher, loader(), None, ONE, soft_weight=0, loss_fn=cross_entropy)
+    assert len(done.history) == 1
+    with pytest.raises(pytest.fail.Exception):  # the control
+        distill(Net(), teacher, loader(), None, ONE, soft_weight=0.5, loss_fn=cross_entropy)
+
+
+def test_a_student_that_shares_parameters_with_the_teacher_is_refused() -> None:
+    student, teacher = Net(), Net(seed=1)
+    with pytest.raises(InputError, match="student's 'body.0.weight' is the teacher's 'body.0.weight'.*deepcopy"):
+        distill(teacher, teacher, loader(), None, ONE)
+    student.head = teacher.head
+    with pytest.raises(InputError, match="student's 'head.weight' is the teacher's 'head.weight'"):
+        distill(student, teacher, loader(), None, ONE)
+
+
+def test_stages_that_give_no_tensor_or_do_not_run_are_named() -> None:
+    class Lists(Net):
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed=seed)
+            self.unused, self.many = nn.Linear(3, 3), nn.Identity()
+
+        def forward(self, x):
+            return super().forward(self.many([x])[0])
+
+    for name, message in (
+        ("many", "stage 'many' gives a list in the student; name modules that give one tensor"),
+        ("unused", "stage 'unused' did not run in the student"),
+    ):
+        with pytest.raises(InputError, match=message):
+            distill(Lists(0), Lists(1), loader(), ((name,), ONE), None)
 
 
 def test_penalty_and_observer_see_the_student_in_both_stages_and_checkpoints_resume(tmp_path) -> None:

@@ -34,7 +34,6 @@ from prunekit.errors import InputError
 from prunekit.methods import dynasegformer as dyna
 from prunekit.models import zoo
 from prunekit.models.segformer import SegFormer, from_original, from_transformers
-from prunekit.profiling import count_macs
 from prunekit.progressive.store import Store, identity
 from prunekit.train import distill, finetune
 from prunekit.train.config import Precision
@@ -86,7 +85,9 @@ def run(
     student = train(student, teacher, task, preset, seed=seed, precision=precision, workers=workers, folder=folder)
     gated_metrics = store.once("gated.json", lambda: json.dumps(look(student)), json.loads)
     metrics = {**gated_metrics, "miou_dense": dense["miou"], **costs(teacher, student, preset)}
-    store.by_one(lambda: save_model(student, str(folder / "student.safetensors")))
+    made = {"gate": preset.gate, "sparsity": preset.sparsity, "gain": preset.gain, "reduction": preset.reduction}
+    notes = {name: str(value) for name, value in made.items()}  # what to build before the weights can be loaded
+    store.by_one(lambda: save_model(student, str(folder / "student.safetensors"), notes))
     store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - start))
     return Outcome(student, teacher, metrics)
 
@@ -105,9 +106,20 @@ def task_of(preset: Dyna, root: Path | None) -> Task:
 
 
 def dense_model(preset: Dyna, classes: int, *, seed: int, weights: Path | None = None) -> SegFormer:
-    """The network with these weights, the stored one of the scenes, or a fresh one where the preset trains it."""
+    """The network with these weights, the stored one of the scenes, or a fresh one where the preset trains it.
+
+    Raises InputError for weights of another network or another number of classes.
+    """
     if weights is not None:
-        return from_transformers(weights, classes=None) if weights.is_dir() else from_original(weights, classes=None)
+        found = from_transformers(weights, classes=None) if weights.is_dir() else from_original(weights, classes=None)
+        with torch.device("meta"):
+            wanted = _sizes(cast(SegFormer, MODELS[preset.model](classes)))
+        if _sizes(found) != wanted:
+            raise InputError(
+                f"{weights} holds a SegFormer of {_sizes(found)}; {preset.model} on {preset.dataset} has {wanted}. "
+                "Give other weights, or the --dataset that they are for."
+            )
+        return found
     if preset.pretrain is None and preset.model == "segformer_mini" and preset.dataset == "scenes":
         return cast(SegFormer, zoo.load(preset.model))
     if preset.pretrain is None:
@@ -117,6 +129,12 @@ def dense_model(preset: Dyna, classes: int, *, seed: int, weights: Path | None =
         )
     torch.manual_seed(seed)
     return cast(SegFormer, MODELS[preset.model](classes))
+
+
+def _sizes(model: SegFormer) -> str:
+    """What tells variants and data sets apart."""
+    blocks = tuple(len(cast(nn.ModuleList, stage.blocks)) for stage in model.encoder.stages)
+    return f"widths {model.encoder.channels}, blocks {blocks}, {model.decoder.classifier.out_channels} classes"
 
 
 def gated(teacher: SegFormer, preset: Dyna, *, seed: int = 0) -> nn.Module:
@@ -169,11 +187,11 @@ def costs(teacher: nn.Module, student: nn.Module, preset: Dyna) -> dict[str, Any
     x = torch.zeros(1, 3, *preset.size, device=next(student.parameters()).device)
     after = dyna.cost(student, x)
     dense = dyna.additive_decoder(cast(SegFormer, teacher), fuse_layer=preset.fuse_layer)
-    saved = dyna.saving(teacher, dense, student, x)
+    saved = dyna.saving(teacher, dense, after, x)
     return {
         **{f"macs_{name}": getattr(after, name) for name in ("attention", "ffn", "predictor", "decoder", "other")},
         "macs": after.macs,
-        "macs_dense": count_macs(teacher, x),
+        "macs_dense": saved.original,
         "saved_by_decoder": saved.decoder,
         "saved_by_gates": saved.gates,
         "params": after.params,

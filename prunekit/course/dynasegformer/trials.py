@@ -12,8 +12,8 @@ steps on the same images in the same order for a seed. A run without the feature
               is the day's, trained on for 150 steps on all of them
     D5        the gate of the first block's queries and keys, of the 50 % run of D1
 
-A seed draws the gates' predictors and the order of training; the teacher and the test scenes are the same for all. Runs
-that claims share are made once. Stop it and start it again: it goes on where it was.
+A seed draws the gates' predictors and the order of training; the teacher and the test scenes are the same for all.
+Runs that claims share are made once. Stop it and start it again: it goes on where it was.
 """
 
 from __future__ import annotations

@@ -19,24 +19,23 @@ the task's. The additive decoder is made from the trained one without training, 
     student = distill(dynamic, model, loader, ..., observer=gates, penalty=gates.penalty).model
     fast = use_path(student, "gathered")              # the same outputs, only the work that is needed
 
-Files, in reading order: gate (the predictor), gather (only the kept work), layers (both paths), insert (make_dynamic),
-training (annealing, L1), decoder (addition), cost (MACs by part), statistics (neuron types), narrow (the static
-comparator made permanent).
+Files, in reading order: gate (the predictor), gather (only the kept work), layers (both paths), places (where gates
+go), insert (make_dynamic), training (annealing, L1), decoder (addition), cost (MACs by part), statistics (neuron
+types), narrow (the static comparator made permanent).
 """
 
 from prunekit.methods.dynasegformer.cost import Cost, Saving, cost, saving
 from prunekit.methods.dynasegformer.decoder import additive_decoder
 from prunekit.methods.dynasegformer.gate import Choice, Gate, MagnitudeGate, Selector, kept_at
 from prunekit.methods.dynasegformer.insert import (
-    Places,
     gates_of,
     make_dynamic,
     make_static,
-    places,
     set_sparsity,
     use_path,
 )
 from prunekit.methods.dynasegformer.narrow import narrow
+from prunekit.methods.dynasegformer.places import Places, places
 from prunekit.methods.dynasegformer.statistics import GateCounts, gate_statistics, masks_of, neuron_magnitudes
 from prunekit.methods.dynasegformer.training import GateTraining
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.methods.dynasegformer.gate import Selector
-from prunekit.methods.dynasegformer.insert import places, use_path
+from prunekit.methods.dynasegformer.insert import use_path
 from prunekit.methods.dynasegformer.layers import GatedAttention, GatedLayer, GatedQKV
+from prunekit.methods.dynasegformer.places import Where, linear_layers, places
 from prunekit.models.segformer.network import MLPDecoder
 from prunekit.profiling import count_macs, count_macs_by_module, count_params
 
@@ -58,7 +59,7 @@ def cost(model: nn.Module, x: Tensor) -> Cost:
     """The cost of an image of x's size, (1, C, H, W); for a network with or without gates. InputError for a batch."""
     if len(x) != 1:
         raise InputError(f"cost is of one image, x holds {len(x)}: pass x[:1].")
-    kinds = dict(places(model).found)
+    kinds = _parts(model)
     gated = [name for name, module in model.named_modules() if isinstance(module, GatedLayer)]
     for name in gated:
         layer = model.get_submodule(name)
@@ -83,10 +84,22 @@ def cost(model: nn.Module, x: Tensor) -> Cost:
     )
 
 
-def saving(original: nn.Module, dense: nn.Module, dynamic: nn.Module, x: Tensor) -> Saving:
+def saving(original: nn.Module, dense: nn.Module, dynamic: nn.Module | Cost, x: Tensor) -> Saving:
     """How much of a saving is the decoder's and how much the gates'.
 
-    original: as published. dense: the same with the decoder of `dynamic`, without gates. x: one image.
+    original: as published. dense: the same with the decoder of `dynamic`, without gates. dynamic: the gated network, or
+    its cost where that is known. x: one image.
     """
     before, same = count_macs(original, x), count_macs(dense, x)
-    return Saving(before, before - same, same - cost(dynamic, x).macs)
+    after = dynamic if isinstance(dynamic, Cost) else cost(dynamic, x)
+    return Saving(before, before - same, same - after.macs)
+
+
+def _parts(model: nn.Module) -> dict[str, Where]:
+    """Layers that `places` would gate -> kind, none inside another; of a chain only the linear layers in pairs."""
+    parts: dict[str, Where] = {}
+    for name, kind in places(model).found.items():
+        layer = model.get_submodule(name)
+        own = linear_layers(layer) if isinstance(layer, nn.Sequential) else [""]
+        parts |= {".".join(filter(None, (name, inner))): kind for inner in own}
+    return {name: kind for name, kind in parts.items() if not any(name.startswith(f"{other}.") for other in parts)}

@@ -4,8 +4,9 @@
 
 The values multiply the neurons, so the loss reaches the predictor through them. A predictor that starts at random would
 wreck a trained network; the last layer starts at weight 0 and bias 1, so every gate is 1 and nothing has changed yet.
-Gates that differ by less than a thousandth are told apart by the magnitude of their weights: otherwise the first cut,
-when all are 1, would fall on whatever comes last.
+Gates are ranked after a ramp is added, from 0 for the neuron with the smallest weights to TIE for the one with the
+largest: otherwise the first cut, when all are 1, would fall on whatever comes last. So the magnitude of weights decides
+between equal gates, still counts between gates that are less than TIE apart, and no longer beyond that.
 
 Legend: B = images, N = tokens, C = channels, U = neurons of the gated layer, n = heads, d = U / n, K = kept neurons.
 """
@@ -13,6 +14,7 @@ Legend: B = images, N = tokens, C = channels, U = neurons of the gated layer, n 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from torch.nn.functional import layer_norm, linear, relu
 
 from prunekit.errors import InputError
 
-TIE = 1e-3  # gates closer than this count as equal
+TIE = 1e-3  # height of the ramp
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,13 @@ class Choice:
 class Selector(nn.Module):
     """Top-r over gates that a subclass makes. magnitude_U: of the neurons' weights. heads: each keeps as many as the
     others, or their products would not be matrices. name: where it sits, for messages.
+
+    How many it keeps, and a predictor's gain, are in its state dict: weights bring along what they were trained for.
     """
 
-    prior_U: Tensor
+    rank_U: Tensor
     first_n1: Tensor
+    gain: float = 1.0
 
     def __init__(self, magnitude_U: Tensor, *, heads: int = 1, name: str = "gate") -> None:
         super().__init__()
@@ -45,15 +50,18 @@ class Selector(nn.Module):
         if size % heads:
             raise InputError(f"'{name}' has {size} neurons, which {heads} heads cannot share.")
         self.size, self.heads, self.name = size, heads, name
-        rank_U = magnitude_U.argsort().argsort()
-        self.register_buffer("prior_U", TIE * rank_U.to(magnitude_U.dtype) / size)  # in [0, TIE)
+        self.register_buffer("rank_U", magnitude_U.argsort().argsort())  # integers: half precision loses none of them
         first_n1 = size // heads * torch.arange(heads, device=magnitude_U.device)[:, None]
         self.register_buffer("first_n1", first_n1, persistent=False)
         self.kept = size // heads
 
     def set_sparsity(self, sparsity: float) -> None:
         """From now on keep (1 - sparsity) of each head's neurons, rounded. Raises InputError where none would stay."""
-        self.kept = kept_at(sparsity, self.size // self.heads, self.name, heads=self.heads)
+        self.kept = self.kept_at(sparsity)
+
+    def kept_at(self, sparsity: float) -> int:
+        """How many neurons of each head would stay. Raises InputError where none would."""
+        return kept_at(sparsity, self.size // self.heads, self.name, heads=self.heads)
 
     def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
         """G, (B, U), of the layer with this weight on this input."""
@@ -61,7 +69,9 @@ class Selector(nn.Module):
 
     def choose(self, gate_BU: Tensor) -> Choice:
         """Top-r in each head."""
-        rank_Bnd = (gate_BU + self.prior_U).detach().unflatten(1, (self.heads, self.size // self.heads))
+        wide_BU = gate_BU.detach().to(torch.promote_types(gate_BU.dtype, torch.float32))
+        ramp_U = TIE * self.rank_U.to(wide_BU.dtype) / self.size
+        rank_Bnd = (wide_BU + ramp_U).unflatten(1, (self.heads, self.size // self.heads))
         index_BK = (rank_Bnd.topk(self.kept, dim=2).indices + self.first_n1).flatten(1)
         return Choice(index_BK, gate_BU.gather(1, index_BK))
 
@@ -69,6 +79,20 @@ class Selector(nn.Module):
         """M, (B, U): the gates of the neurons that stay, 0 for the others."""
         chosen = self.choose(gate_BU)
         return torch.zeros_like(gate_BU).scatter(1, chosen.index_BK, chosen.value_BK)
+
+    def get_extra_state(self) -> Tensor:
+        """(kept, gain), stored with the weights."""
+        return torch.tensor([self.kept, self.gain], dtype=torch.float64, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """What another gate of these sizes had. Raises InputError where it cannot keep as many."""
+        kept, gain = state.tolist()
+        if not 1 <= kept <= self.size // self.heads:
+            raise InputError(
+                f"the weights of gate '{self.name}' keep {kept:g} neurons of a head; here each head has "
+                f"{self.size // self.heads}: they are another network's."
+            )
+        self.kept, self.gain = int(kept), gain
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
@@ -112,7 +136,7 @@ class MagnitudeGate(Selector):
 
     def forward(self, x_BNC: Tensor, weight_UC: Tensor) -> Tensor:
         del weight_UC
-        return torch.ones_like(self.prior_U).expand(len(x_BNC), -1)
+        return x_BNC.new_ones(len(x_BNC), self.size)
 
 
 def kept_at(sparsity: float, size: int, name: str = "gate", *, heads: int = 1) -> int:
@@ -121,7 +145,7 @@ def kept_at(sparsity: float, size: int, name: str = "gate", *, heads: int = 1) -
     Raises InputError for a sparsity outside [0, 1) and where none would stay.
     """
     check_sparsity(sparsity)
-    kept = round(size * (1 - sparsity))
+    kept = round(size * (1 - float(sparsity)))
     if kept == 0:
         among = f"{size} neurons" if heads == 1 else f"the {size} neurons of a head"
         raise InputError(
@@ -133,6 +157,6 @@ def kept_at(sparsity: float, size: int, name: str = "gate", *, heads: int = 1) -
 
 def check_sparsity(sparsity: float) -> None:
     """Raise InputError unless it is a number in [0, 1)."""
-    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
     if not number or not 0 <= sparsity < 1:
         raise InputError(f"sparsity is {sparsity!r}; it is the fraction of neurons to leave out, in [0, 1).")

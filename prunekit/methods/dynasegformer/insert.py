@@ -1,10 +1,9 @@
-"""make_dynamic: which layers of a network can be gated, and the network with gates in them."""
+"""make_dynamic: a network with gates in the layers that can be gated (places.py)."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -16,29 +15,10 @@ from torch import Tensor, nn
 from prunekit.errors import GroupError, InputError
 from prunekit.methods.dynasegformer.gate import Gate, MagnitudeGate, Selector, check_sparsity
 from prunekit.methods.dynasegformer.layers import GatedAttention, GatedLayer, GatedMixFFN, GatedMlp, GatedQKV
+from prunekit.methods.dynasegformer.places import KINDS, Where, pairs, places
 from prunekit.models.segformer.encoder import Attention, MixFFN
 
-Where = Literal["attention", "ffn"]
-KINDS: tuple[Where, ...] = ("attention", "ffn")
-POINTWISE = (
-    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
-    *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Identity),
-)
 Maker = Callable[..., Selector]
-
-
-@dataclass(frozen=True)
-class Places:
-    """found: name of a layer that can be gated -> its kind. skipped: name -> why not."""
-
-    found: dict[str, Where]
-    skipped: dict[str, str]
-
-    def __str__(self) -> str:
-        kinds = list(self.found.values())
-        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS if kind in kinds)
-        reasons = "; ".join(f"'{name}' ({why})" for name, why in self.skipped.items())
-        return f"{len(kinds)} layers{': ' * bool(kinds)}{counts}; skipped: {reasons or 'none'}"
 
 
 def make_dynamic(
@@ -82,7 +62,10 @@ def gates_of(model: nn.Module) -> dict[str, Selector]:
 def set_sparsity(model: nn.Module, sparsity: float) -> None:
     """Change how much the gates of `model` leave out, in place: annealing, or one network at several sparsities."""
     check_sparsity(sparsity)
-    for gate in gates_of(model).values():
+    gates = gates_of(model).values()
+    for gate in gates:
+        gate.kept_at(sparsity)  # all or none: one that would keep nothing is found before any is changed
+    for gate in gates:
         gate.set_sparsity(sparsity)
 
 
@@ -96,54 +79,6 @@ def use_path(model: nn.Module, path: Literal["masked", "gathered"]) -> nn.Module
         if isinstance(module, GatedLayer):
             module.gathered = path == "gathered"
     return other
-
-
-def places(model: nn.Module) -> Places:
-    """Where `make_dynamic` would put gates, and where not, with the reason."""
-    found: dict[str, Where] = {}
-    skipped: dict[str, str] = {}
-    for name, module in model.named_modules():
-        why = _obstacle(module)
-        if why:
-            skipped[name] = why
-        elif isinstance(module, (Attention, TimmAttention)):
-            found[name] = "attention"
-        elif isinstance(module, (MixFFN, Mlp)) or (isinstance(module, nn.Sequential) and _pairs(module)):
-            found[name] = "ffn"
-    return Places(found, skipped)
-
-
-def _obstacle(module: nn.Module) -> str:
-    """Why a layer that looks like one of ours cannot be gated; empty when it can, or does not look so."""
-    if isinstance(module, GatedLayer):
-        return "it has a gate"
-    if isinstance(module, nn.MultiheadAttention):
-        return "nn.MultiheadAttention keeps its matrices in one parameter and computes them in C++"
-    if isinstance(module, Mlp):
-        if not isinstance(module.fc1, nn.Linear):
-            return "its layers are convolutions"
-        if not isinstance(module.norm, nn.Identity):
-            return f"a {type(module.norm).__name__} mixes the neurons between its two layers"
-    if isinstance(module, TimmAttention):
-        mixing = [n for n in ("q_norm", "k_norm", "norm") if not isinstance(getattr(module, n), nn.Identity)]
-        if mixing:
-            return f"'{mixing[0]}' mixes the positions of a head"
-        if module.gate is not None:
-            return "its output has a gate of its own"
-    return ""
-
-
-def _pairs(chain: nn.Sequential) -> list[tuple[int, int]]:
-    """Places of two linear layers with nothing but pointwise layers between them; each layer in one pair at most."""
-    found, first = [], None
-    for i, module in enumerate(chain):
-        if isinstance(module, nn.Linear):
-            if first is not None:
-                found.append((first, i))
-            first = i if first is None else None
-        elif not isinstance(module, POINTWISE):
-            first = None
-    return found
 
 
 def _insert(model: nn.Module, sparsity: float, where: Sequence[Where], maker: Maker) -> nn.Module:
@@ -198,7 +133,7 @@ def _gated(layer: Any, name: str, maker: Maker) -> nn.Module:
         fc1, fc2 = cast(nn.Linear, layer.fc1), cast(nn.Linear, layer.fc2)
         gate = maker(fc1.in_features, _through(fc1.weight, fc2.weight), 1, name)
         return GatedMlp(fc1, nn.Sequential(layer.act, layer.drop1), fc2, layer.drop2, gate)
-    for first, second in _pairs(layer):
+    for first, second in pairs(layer):
         fc1, fc2 = layer[first], layer[second]
         gate = maker(fc1.in_features, _through(fc1.weight, fc2.weight), 1, f"{name}.{first}".lstrip("."))
         layer[first] = GatedMlp(fc1, nn.Sequential(*layer[first + 1 : second]), fc2, nn.Identity(), gate)
@@ -223,11 +158,15 @@ def _constant(inputs: int, magnitude_U: Tensor, heads: int, name: str) -> Select
 
 
 def one_batch(model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Before each forward pass: a batch is one tensor."""
-    if args and isinstance(args[0], (list, tuple)):
-        sizes = sorted({tuple(x.shape) for x in args[0] if isinstance(x, Tensor)})
-        raise InputError(
-            f"{type(model).__name__} was given a list of images of {len(sizes)} sizes ({', '.join(map(str, sizes))}); "
-            "a batch is one tensor (B, C, H, W). Gates belong to each image, so running them one by one, or in a batch "
-            "for each size, gives the same masks."
-        )
+    """Before each forward pass: images come as one tensor. What else a model takes is its own affair."""
+    images = args[0] if args and isinstance(args[0], (list, tuple)) else ()
+    if not images or not all(isinstance(x, Tensor) and x.ndim == 3 for x in images):
+        return
+    sizes = sorted({tuple(x.shape) for x in images})
+    said = f"{type(model).__name__} was given a list of {len(images)} images, and a batch is one tensor (B, C, H, W)"
+    if len(sizes) == 1:
+        raise InputError(f"{said}: stack them, torch.stack(images).")
+    raise InputError(
+        f"{said}; these have {len(sizes)} sizes, {', '.join(map(str, sizes))}. Gates belong to each image, so running "
+        "them one by one, or in a batch for each size, gives the same masks."
+    )

@@ -1,9 +1,10 @@
-"""Gated layers: what make_dynamic puts in the place of attention, Mix-FFN and linear pairs. Names of weights stay.
+"""Gated layers: what make_dynamic puts in the place of attention, Mix-FFN and linear pairs. Names of weights stay, but
+in nn.Sequential, where the first layer of a pair `i` becomes a module that holds both (i.fc1, i.fc2).
 
 Each computes the same function in two ways, chosen by `gathered`:
 
     False   all neurons, then times the mask M: for training
-    True    only the kept neurons, see gather.py: for inference
+    True    only the kept neurons, see gather.py: for inference (no image, nothing to gather: then as False)
 
 The gate multiplies a neuron where the next layer reads it, so 0 is the same as removed, whatever biases and
 activations lie between. Queries and keys of a head share one gate, which multiplies the queries: their product needs
@@ -40,7 +41,7 @@ class GatedMixFFN(GatedLayer):
 
     def forward(self, x_BNC: Tensor, size: torch.Size) -> Tensor:
         gate_BU = self.gate(x_BNC, self.fc1.weight)
-        if self.gathered:
+        if self.gathered and len(x_BNC):
             kept = self.gate.choose(gate_BU)
             y_BNK = rows(x_BNC, self.fc1, kept.index_BK)
             y_BNK = to_tokens(self.act(depthwise(to_map(y_BNK, size), self.depthwise, kept.index_BK)))
@@ -65,7 +66,7 @@ class GatedAttention(GatedLayer):
             y_BMC = self.norm(to_tokens(self.reduce(to_map(x_BNC, size))))
         qk_BU = self.qk_gate(x_BNC, self.query.weight)
         value_BU = self.value_gate(y_BMC, self.value.weight)
-        if self.gathered:
+        if self.gathered and len(x_BNC):
             qk, value = self.qk_gate.choose(qk_BU), self.value_gate.choose(value_BU)
             q_BNK = rows(x_BNC, self.query, qk.index_BK, qk.value_BK)
             k_BMK = rows(y_BMC, self.key, qk.index_BK)
@@ -96,7 +97,7 @@ class GatedQKV(GatedLayer):
         query_UC, _, value_UC = self.qkv.weight.chunk(3)
         size = self.qk_gate.size
         qk_BU, value_BU = self.qk_gate(x_BNC, query_UC), self.value_gate(x_BNC, value_UC)
-        if self.gathered:
+        if self.gathered and len(x_BNC):
             qk, value = self.qk_gate.choose(qk_BU), self.value_gate.choose(value_BU)
             index_BK = torch.cat([qk.index_BK, qk.index_BK + size, value.index_BK + 2 * size], 1)
             value_BK = torch.cat([qk.value_BK, torch.ones_like(qk.value_BK), value.value_BK], 1)
@@ -126,13 +127,13 @@ class GatedMlp(GatedLayer):
         self.fc1, self.between, self.fc2, self.after, self.gate = fc1, between, fc2, after, gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, ..., C)"""
-        x_BNC = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
+        """x: (B, ..., C), or (C,) for one image."""
+        x_BNC = x.flatten(1, -2) if x.ndim > 2 else x.reshape(-1, 1, x.shape[-1])
         gate_BU = self.gate(x_BNC, self.fc1.weight)
-        if self.gathered:
+        if self.gathered and len(x_BNC):
             kept = self.gate.choose(gate_BU)
             y_BNK = self.between(rows(x_BNC, self.fc1, kept.index_BK))
             y_BNO = columns(y_BNK, self.fc2, kept.index_BK, kept.value_BK)
         else:
             y_BNO = self.fc2(self.between(self.fc1(x_BNC)) * self.gate.mask(gate_BU)[:, None])
-        return self.after(y_BNO).reshape(*x.shape[:-1], -1)
+        return self.after(y_BNO).reshape(*x.shape[:-1], y_BNO.shape[-1])

@@ -71,4 +71,4 @@ def _copy(new: nn.Linear | nn.Conv2d, old: nn.Linear | nn.Conv2d, dim: int, kept
 def _kept(gate: Selector, name: str) -> Tensor:
     if not isinstance(gate, MagnitudeGate):
         raise InputError(f"the gate of '{name}' depends on the image: nothing can be removed for all. Use make_static.")
-    return gate.choose(torch.ones_like(gate.prior_U)[None]).index_BK[0].sort().values
+    return gate.choose(torch.ones(1, gate.size, device=gate.rank_U.device)).index_BK[0].sort().values

@@ -43,16 +43,25 @@ class GateCounts:
 
 @torch.no_grad()
 def masks_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """The gates of each image: gate name -> M, (B, U). x: (B, C, H, W)."""
+    """The gates of each image: gate name -> M, (B, U). x: (B, C, H, W).
+
+    Raises GroupError for a network without gates, and InputError, by name, for a gate that does not decide once for
+    each image: its layer runs several times or never, or folds space into the batch (MobileViT's do).
+    """
     with evaluating(model), _recorded(model) as masks:
         model(x)
+    for name, found in masks.items():
+        decided = sum(map(len, found))
+        if len(found) != 1 or decided != len(x):
+            why = "folds space into the batch" if len(found) == 1 else f"runs {len(found)} times"
+            raise InputError(f"gate '{name}' decided {decided} times for {len(x)} images: this layer {why}.")
     return {name: mask_BU for name, (mask_BU,) in masks.items()}
 
 
 def gate_statistics(model: nn.Module, batches: Iterable[Any]) -> dict[str, GateCounts]:
     """Count over a data set: gate name -> GateCounts. batches: tensors (B, C, H, W), or pairs that begin with one.
 
-    Batches may differ in size. Raises GroupError for a network without gates, DataError when there is no image.
+    Batches may differ in size. Raises the errors of masks_of, and DataError when there is no image.
     """
     on, images = {}, 0
     for batch in batches:

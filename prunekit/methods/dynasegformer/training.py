@@ -53,6 +53,7 @@ class GateTraining:
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Meanwhile the gates of `model` follow the schedule, and what they give is kept for the penalty."""
+        set_sparsity(model, self.sparsity)  # what cannot be reached is refused now, not at the step that would
         set_sparsity(model, self.now())
         with ExitStack() as stack:
             for gate in gates_of(model).values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from prunekit.methods.dynasegformer import Gate, gates_of, make_dynamic
@@ -23,6 +24,23 @@ def tiny(**how: bool | str) -> SegFormer:
     sizes = MiT((8, 16, 16, 24), (1, 2, 1, 1), heads=(1, 2, 2, 3), strides=(2, 2, 2, 2))
     model = SegFormer(MixTransformer(sizes, drop_path=0.0), 5, width=16, **how)  # type: ignore[arg-type]
     shake(model)
+    return model.eval()
+
+
+def one_stage() -> SegFormer:
+    """One block with two heads, for what takes long: tracing, export, training. (B, 3, 32, 64) -> 5 classes."""
+    torch.manual_seed(0)
+    sizes = MiT((8,), (1,), heads=(2,), reductions=(2,), mlp_ratios=(4,), patches=(3,), strides=(4,))
+    model = SegFormer(MixTransformer(sizes, drop_path=0.0), 5, width=16)
+    shake(model)
+    return model.eval()
+
+
+def vit_block() -> nn.Module:
+    """A ViT's block of timm's own Attention and Mlp, two heads; (B, N, 24) -> the same."""
+    torch.manual_seed(0)
+    model = Block(24, 2)
+    shake(model, 0.05)
     return model.eval()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 
@@ -10,18 +12,16 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gated_nets import deit, images, opinionated, tiny
+from gated_nets import deit, images, one_stage, opinionated, tiny, vit_block
 
-from prunekit.errors import GroupError, InputError
+from prunekit.errors import InputError
 from prunekit.methods.dynasegformer import (
     Gate,
     MagnitudeGate,
     gates_of,
-    kept_at,
     make_dynamic,
     make_static,
     masks_of,
-    places,
     set_sparsity,
     use_path,
 )
@@ -46,11 +46,108 @@ def test_top_r_keeps_the_largest_of_each_head_with_their_values() -> None:
 
 
 def test_equal_gates_are_told_apart_by_the_magnitude_of_their_weights() -> None:
-    gate = Gate(4, torch.tensor([0.3, 0.9, 0.1, 0.7]))
+    gate = Gate(4, torch.tensor([0.3, 0.9, 0.1, 0.7]))  # ranks 1, 3, 0, 2: a ramp of 0.25, 0.75, 0, 0.5 thousandths
     gate.set_sparsity(0.5)
-    assert sorted(gate.choose(torch.ones(1, 4)).index_BK[0].tolist()) == [1, 3]
-    clear = torch.tensor([[1.01, 1.0, 1.02, 1.0]])  # a difference that counts
-    assert sorted(gate.choose(clear).index_BK[0].tolist()) == [0, 2]
+    for gates, wanted in (
+        ((1.0, 1.0, 1.0, 1.0), [1, 3]),
+        ((1.01, 1.0, 1.02, 1.0), [0, 2]),  # a difference that counts
+        ((1.0004, 1.0, 1.0, 1.0), [0, 1]),  # 0.65, 0.75, 0, 0.5: the gate's own part counts below a thousandth too
+        ((1.0002, 1.0, 1.0, 1.0), [1, 3]),
+    ):
+        assert sorted(gate.choose(torch.tensor([gates])).index_BK[0].tolist()) == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("make", [make_dynamic, make_static])
+def test_other_precisions_choose_the_same_neurons(make, dtype) -> None:
+    """All gates are 1: only the magnitudes decide, and there are more of them than half precision can tell apart."""
+    chain = nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 3))
+    net = make(chain, sparsity=0.5)
+    wanted = masks_of(net, torch.ones(2, 8))
+    found = masks_of(net.to(dtype), torch.ones(2, 8, dtype=dtype))
+    for name, mask_BU in found.items():
+        assert mask_BU.dtype == dtype and torch.equal(mask_BU.float(), wanted[name])
+
+
+def largest(value_U: torch.Tensor, count: int, heads: int = 1) -> set[int]:
+    """Numbers of the largest of each head."""
+    each_nd = value_U.unflatten(0, (heads, -1))
+    first_n1 = torch.arange(0, len(value_U), each_nd.shape[1])[:, None]
+    return set((each_nd.topk(count, dim=1).indices + first_n1).flatten().tolist())
+
+
+def test_the_static_comparator_keeps_the_neurons_with_the_largest_weights_in_and_out() -> None:
+    model, vit = tiny(), vit_block()
+    block = model.encoder.stages[1].blocks[0]  # two heads of 8 channels
+    masks = masks_of(make_static(model, sparsity=0.5), images())
+    masks |= masks_of(make_static(vit, sparsity=0.5), torch.ones(2, 5, 24))
+    query_UC, key_UC, value_UC = vit.attn.qkv.weight.chunk(3)  # type: ignore[union-attr, operator]
+    attention, mlp = block.attention, block.mlp
+    for name, made_UC, read_UC, heads in (
+        ("encoder.stages.1.blocks.0.mlp.gate", mlp.fc1.weight, mlp.fc2.weight.T, 1),
+        ("encoder.stages.1.blocks.0.attention.qk_gate", attention.query.weight, attention.key.weight, 2),
+        ("encoder.stages.1.blocks.0.attention.value_gate", attention.value.weight, attention.project.weight.T, 2),
+        ("attn.qk_gate", query_UC, key_UC, 2),
+        ("attn.value_gate", value_UC, vit.attn.proj.weight.T, 2),  # type: ignore[union-attr]
+        ("mlp.gate", vit.mlp.fc1.weight, vit.mlp.fc2.weight.T, 1),  # type: ignore[union-attr]
+    ):
+        magnitude_U = made_UC.norm(dim=1) * read_UC.norm(dim=1)
+        kept = set(masks[name][0].nonzero().flatten().tolist())
+        assert kept == largest(magnitude_U, len(magnitude_U) // heads // 2, heads), name
+
+
+def test_every_gate_reads_the_weight_and_the_input_of_its_own_layer() -> None:
+    dynamic, seen = opinionated(tiny(), 0.5), {}
+    for name, gate in gates_of(dynamic).items():
+        gate.register_forward_hook(lambda _gate, args, _y, name=name: seen.__setitem__(name, args))
+    with torch.no_grad():
+        dynamic(images())
+    stage = "encoder.stages.0.blocks.0"
+    block = dynamic.get_submodule(stage)
+    tokens, reduced = 16 * 32, 2 * 4  # a map of 16 x 32, for values made 8 times smaller
+    for name, layer, count in (
+        ("attention.qk_gate", block.attention.query, tokens),
+        ("attention.value_gate", block.attention.value, reduced),
+        ("mlp.gate", block.mlp.fc1, tokens),
+    ):
+        x_BNC, weight_UC = seen[f"{stage}.{name}"]
+        assert weight_UC is layer.weight and x_BNC.shape[1] == count, name
+
+
+def test_weights_bring_along_what_they_were_trained_for() -> None:
+    trained, x = opinionated(one_stage(), 0.5, gain=3.0), images()
+    other = make_dynamic(one_stage(), sparsity=0.25, reduction=2)
+    other.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(x), trained(x))
+        set_sparsity(other, 0.25)  # the control: it is the sparsity that would differ
+        assert not torch.allclose(other(x), trained(x), atol=1e-3)
+    assert all(gate.gain == 3.0 for gate in gates_of(other).values())
+    state = trained.state_dict()
+    state["encoder.stages.0.blocks.0.mlp.gate._extra_state"] = torch.tensor([33.0, 1.0])
+    with pytest.raises(InputError, match="'encoder.stages.0.blocks.0.mlp' keep 33 neurons of a head; here .* 32"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_answer_alike_and_are_their_own(copied) -> None:
+    dynamic, x = opinionated(one_stage(), 0.5), images()
+    twin = copied(dynamic)
+    with torch.no_grad():
+        wanted = dynamic(x)
+        assert torch.equal(twin(x), wanted)
+        set_sparsity(twin, 0.0)
+        assert torch.equal(dynamic(x), wanted)
+
+
+def test_gradients_under_autocast_reach_every_predictor() -> None:
+    dynamic = opinionated(one_stage(), 0.5).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = dynamic(images()).square().mean()
+    loss.backward()
+    for gate in gates_of(dynamic).values():
+        for parameter in (gate.excite.weight, gate.squeeze.weight):  # type: ignore[union-attr]
+            assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("build", [tiny, deit])
@@ -96,94 +193,3 @@ def test_each_image_has_its_own_gates_at_any_batch_size() -> None:
         gate.mask = lambda g_BU, mask=gate.mask: mask(g_BU[:1]).expand_as(g_BU)
     with torch.no_grad():
         assert not torch.allclose(dynamic(x)[1:], together[1:], atol=1e-2 * together.abs().max())
-
-
-def test_the_model_itself_stays_as_it_was() -> None:
-    model = tiny()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    dynamic = make_dynamic(model, sparsity=0.5)
-    with torch.no_grad():
-        for parameter in dynamic.parameters():
-            parameter.zero_()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert set(before) <= set(dynamic.state_dict())  # the same names, and the gates' beside them
-    assert places(model).found and not places(dynamic).found
-    gathered = use_path(dynamic, "gathered")
-    assert not any(getattr(module, "gathered", False) for module in dynamic.modules())
-    assert any(getattr(module, "gathered", False) for module in gathered.modules())
-
-
-def test_where_and_sparsity_are_what_was_asked_for() -> None:
-    model = tiny()
-    for where, count in ((("ffn",), 5), (("attention",), 10), (("attention", "ffn"), 15)):
-        assert len(gates_of(make_dynamic(model, sparsity=0.25, where=where))) == count
-    dynamic = make_dynamic(model, sparsity=0.25)
-    assert {gate.kept for gate in gates_of(dynamic).values()} >= {24, 6}  # 32 hidden neurons, 8 positions
-    set_sparsity(dynamic, 0.5)
-    assert {gate.kept for gate in gates_of(dynamic).values()} >= {16, 4}
-    masks = masks_of(make_static(model, sparsity=0.5), images())
-    assert all((mask_BU == mask_BU[0]).all() and set(mask_BU.unique().tolist()) == {0, 1} for mask_BU in masks.values())
-
-
-def test_pairs_of_linear_layers_are_found_where_the_structure_allows() -> None:
-    chain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
-    dynamic, x = opinionated(chain, 0.5), torch.randn(5, 4)
-    assert len(gates_of(dynamic)) == 2
-    with torch.no_grad():
-        assert torch.allclose(make_dynamic(chain, sparsity=0)(x), chain(x), atol=1e-5)
-        assert torch.allclose(use_path(dynamic, "gathered")(x), dynamic(x), atol=1e-5)
-    normed = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))  # the norm would see the closed ones
-    with pytest.raises(GroupError, match="can be gated"):
-        make_dynamic(normed, sparsity=0.5)
-    theirs = nn.TransformerEncoderLayer(8, 2, 16)
-    with pytest.raises(GroupError, match="MultiheadAttention keeps its matrices"):
-        make_dynamic(theirs, sparsity=0.5)
-
-
-def test_places_say_in_a_line_what_can_be_gated_and_what_not() -> None:
-    assert str(places(tiny())) == "10 layers: 5 attention, 5 ffn; skipped: none"
-    assert str(places(nn.TransformerEncoderLayer(8, 2, 16))).startswith("0 layers; skipped: 'self_attn' (nn.Multi")
-
-
-@pytest.mark.parametrize("sparsity", [1.0, -0.1, 2, float("nan"), "half", None, True])
-def test_a_sparsity_outside_0_to_1_is_refused(sparsity) -> None:
-    for make in (make_dynamic, make_static):
-        with pytest.raises(InputError, match=r"in \[0, 1\)"):
-            make(tiny(), sparsity=sparsity)
-    with pytest.raises(InputError, match=r"in \[0, 1\)"):
-        set_sparsity(make_dynamic(tiny(), sparsity=0), sparsity)
-
-
-def test_a_gate_that_would_keep_nothing_is_named() -> None:
-    with pytest.raises(InputError, match=r"'encoder.stages.0.blocks.0.attention.qk_gate' would keep nothing of 8"):
-        make_dynamic(tiny(), sparsity=0.95)
-    two = MagnitudeGate(torch.arange(32.0), heads=2, name="q")
-    with pytest.raises(InputError, match=r"'q' would keep nothing of the 16 neurons of a head: .* 0\.93"):
-        two.set_sparsity(0.99)
-    assert kept_at(0.95, 32) == 2
-    assert len(gates_of(make_dynamic(tiny(), sparsity=0.95, where=("ffn",)))) == 5  # what the message proposes
-
-
-def test_other_arguments_that_cannot_work_are_refused() -> None:
-    model = tiny()
-    for where in ((), ("mlp",), "ffn"):
-        with pytest.raises(InputError, match="where"):
-            make_dynamic(model, sparsity=0.5, where=where)  # type: ignore[arg-type]
-    for reduction in (0, 2.0):
-        with pytest.raises(InputError, match="reduction"):
-            make_dynamic(model, sparsity=0.5, reduction=reduction)  # type: ignore[arg-type]
-    for gain in (0, -1.0, float("nan"), "fast"):
-        with pytest.raises(InputError, match="gain"):
-            make_dynamic(model, sparsity=0.5, gain=gain)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no path"):
-        use_path(make_dynamic(model, sparsity=0.5), "fast")  # type: ignore[arg-type]
-    with pytest.raises(GroupError, match="no gates"):
-        use_path(model, "gathered")
-    with pytest.raises(GroupError, match="it has a gate"):
-        make_dynamic(make_dynamic(model, sparsity=0.5), sparsity=0.5)
-
-
-def test_images_of_different_sizes_in_one_batch_are_refused_with_a_way_out() -> None:
-    dynamic = make_dynamic(tiny(), sparsity=0.5)
-    with pytest.raises(InputError, match=r"2 sizes \(\(3, 32, 64\), \(3, 64, 64\)\).*one by one"):
-        dynamic([torch.zeros(3, 32, 64), torch.zeros(3, 64, 64)])
