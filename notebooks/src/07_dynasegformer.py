@@ -690,10 +690,10 @@ for name in networks:
 
 # %% [markdown]
 # **What to see.** *masked* computes everything and then multiplies by zeros: its MACs are the dense network's, and the predictors
-# come on top. *gathered* really skips a third of the MACs, as *static* does without any gate. In time that is a few per cent for
-# the one and not much more for the other. Gathering is not where it is lost: the ceiling itself is low. There are as many tokens
-# as before, so softmax, norms and resizing cost what they did, and MACs do not count them. The largest step in this table is
-# the decoder's, from *original* to *additive*.
+# come on top. *gathered* really skips a third of the MACs, as *static* does without any gate. In time that is about a tenth for
+# both: five to twenty per cent from one run of this cell to the next, and which of the two is ahead is noise. Gathering is not
+# where it is lost: the ceiling itself is low. There are as many tokens as before, so softmax, norms and resizing cost what
+# they did, and MACs do not count them. The largest step in this table is the decoder's, from *original* to *additive*.
 
 # %% [markdown]
 # ## 11 · The paper and ours
