@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_the_last_round_stays(tm
         calls += 1
         return segmentation_loss(output, target) * (float("nan") if calls == 5 else 1.0)
 
-    with pytest.raises(TrainingError, match=r"round 1, segmentation: the loss is nan at step 4 .*keeps the rounds before"):
+    with pytest.raises(TrainingError, match=r"round 1, segmentation: the loss is nan at step 4 .*rounds before"):
         mtp.alternate(labeller, segmenter, parts, classify, replace(segment, loss_fn=loss), QUIET, checkpoint=tmp_path)
     again = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET, checkpoint=tmp_path)
     whole = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET)
