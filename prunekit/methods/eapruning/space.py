@@ -79,14 +79,12 @@ class Space:
         return plan_params(self.groups, self.plan(counts))
 
     def check(self, counts: Counts) -> None:
-        """PlanError unless every count is its group's size or some steps less, its least at least."""
+        """PlanError unless every count is from 1 to its group's size. Least counts and steps bind the search alone."""
         if len(counts) != len(self.names):
             raise PlanError(f"a candidate has {len(self.names)} counts here, one a group, got {len(counts)}.")
         for name, count in zip(self.names, counts, strict=True):
-            least, size, step = self.least[name], self._sizes[name], self.step[name]
-            if count not in range(least, size + 1, step):
-                steps = f", in steps of {step}" if step > 1 else ""
-                raise PlanError(f"'{name}' has {size} units and keeps {least} at least{steps}; it cannot keep {count}.")
+            if not 1 <= count <= self._sizes[name]:
+                raise PlanError(f"'{name}' has {self._sizes[name]} units; it cannot keep {count}.")
 
     def draw(self, number: int, *, seed: int, how: Sampling = "uniform") -> list[Counts]:
         """Candidates at random, no two alike. uniform: every count of every group as likely as any other. spread: each
