@@ -6,6 +6,7 @@ alike, what changes colours touches the image only. torchvision is imported when
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,11 +87,14 @@ def eval_transform() -> v2.Compose:
     return v2.Compose(_to_model())
 
 
-def classify_transform(size: int, *, train: bool) -> v2.Compose:
+def classify_transform(
+    size: int, *, train: bool, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> v2.Compose:
     """Views of one picture for classification, (3, size, size): ImageNet's usual (Szegedy et al., CVPR 2015; timm).
 
     train: a random part of 8 to 100 % of its area, left-right flip. Else: the short side at 8/7 size, the middle.
-    Called with a tv_tensors.Image, uint8. Raises InputError for a size below 1.
+    mean, std: what the network was trained with, timm's `model.pretrained_cfg` tells. Called with a tv_tensors.Image,
+    uint8. Raises InputError for a size below 1.
     """
     if size < 1:
         raise InputError(f"size is {size} pixels; give at least 1.")
@@ -100,13 +104,13 @@ def classify_transform(size: int, *, train: bool) -> v2.Compose:
         views = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
     else:
         views = [v2.Resize(round(size * 8 / 7), antialias=True), v2.CenterCrop(size)]
-    return v2.Compose([*views, *_to_model()])
+    return v2.Compose([*views, *_to_model(mean, std)])
 
 
-def _to_model() -> list[v2.Transform]:
+def _to_model(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> list[v2.Transform]:
     """uint8 image -> normalised float32; mask -> int64."""
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
     kinds = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}
-    return [v2.ToDtype(kinds, scale=True), v2.Normalize(MEAN, STD)]
+    return [v2.ToDtype(kinds, scale=True), v2.Normalize(list(mean), list(std))]

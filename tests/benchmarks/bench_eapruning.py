@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 import timm
@@ -134,21 +135,22 @@ def test_a_mini_search(tmp_path: Path) -> None:
     ready = eapruning.rebuilder(model, space, [(images, 0)], samples=8)
     error = eapruning.Misclassified(images, torch.randint(0, 5, (200,)), batch=50)
     settings = Settings(population=40, offspring=26, generations=10)
-    results, critical, wall = [], {}, {}
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
+    results, critical, wall = [], {1: [], 2: []}, {1: [], 2: []}
+    warm = replace(settings, generations=1)
+    eapruning.search(Fitness(ready, error), warm, quiet=True)  # imports and caches are nobody's
+    for turn, processes in enumerate((1, 2) * 3):
+        folder = tmp_path / str(turn)
         folder.mkdir()
         start = time.perf_counter()
         fitness = Timed(ready, error, folder=folder)
         ready.memory = Memory(CACHE)
         own = cpu(lambda: results.append(eapruning.search(fitness, settings, processes=processes, quiet=True)))  # noqa: B023
-        wall[processes] = time.perf_counter() - start
+        wall[processes].append(time.perf_counter() - start)
         work = [sum(map(float, file.read_text().split())) for file in folder.iterdir()]
-        critical[processes] = own if processes == 1 else own + max(work)
-    ratio = critical[1] / critical[2]
-    print(
-        f"{settings.budget} candidates: {critical[1]:.0f} s alone, {critical[2]:.0f} s on two ({ratio:.2f}x);", end=" "
-    )
-    print(f"by the wall {wall[1]:.0f} and {wall[2]:.0f} s")
-    assert results[0].generations == results[1].generations
-    assert critical[2] <= 60 and ratio >= 1.6
+        critical[processes].append(own if processes == 1 else own + max(work))
+    (alone, shared), (one, two) = ([median(times[n]) for n in (1, 2)] for times in (critical, wall))
+    ratio = alone / shared
+    print(f"{settings.budget} candidates: {alone:.0f} s alone, {shared:.0f} s on two ({ratio:.2f}x);", end=" ")
+    print(f"by the wall {one:.0f} and {two:.0f} s ({one / two:.2f}x)")
+    assert all(found.generations == results[0].generations for found in results)
+    assert shared <= 60 and 1.6 <= ratio <= 2.1  # more than two would be a mistake of the measurement

@@ -1,4 +1,4 @@
-"""EAPruning's claim of speed (Li et al., Rejuvenating Evolutionary Pruning, BMVC 2022), which lesson 09 measures."""
+"""EAPruning's claim of speed (Li et al., arXiv 2210.00181, 2022), which lesson 09 measures."""
 
 from __future__ import annotations
 

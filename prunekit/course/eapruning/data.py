@@ -8,11 +8,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from prunekit.course.eapruning.preset import EaPruning
+from prunekit.course.eapruning.preset import MODELS, EaPruning
 from prunekit.course.experiments import pictures, segmentation
 from prunekit.data.real import ImageNet, TinyImageNet
 from prunekit.data.scenes import THINGS, SceneCrops
@@ -54,9 +55,17 @@ def sources(preset: EaPruning, root: Path | None) -> Sources:
     if root is None:
         raise DataError(f"where is {CLASSIFIED[preset.dataset].NAME}? Give its folder: --root PATH.")
     reader, side = CLASSIFIED[preset.dataset], preset.size[0]
-    train = reader(root, "train", transform=classify_transform(side, train=True))
-    plain, test = (reader(root, part, transform=classify_transform(side, train=False)) for part in ("train", "val"))
+    view = partial(classify_transform, side, **normalisation(preset))
+    train = reader(root, "train", transform=view(train=True))
+    plain, test = (reader(root, part, transform=view(train=False)) for part in ("train", "val"))
     return Sources(train, plain, len(train.classes), classification_loss, "top1", partial(_top1, test=test))
+
+
+def normalisation(preset: EaPruning) -> dict[str, tuple[float, ...]]:
+    """mean and std of the pictures that the pretrained network knows; nothing for one that is trained here."""
+    timm_name = getattr(MODELS.get(preset.model), "args", ("",))[0]
+    known = timm.get_pretrained_cfg(timm_name) if preset.pretrained and timm_name else None
+    return {"mean": known.mean, "std": known.std} if known else {}
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ on (3,000 for MobileNetV1), 5,000 others of the training set for the error, 64 c
 47 times 32), and its trainings, epochs turned into steps. Where it is silent: ten patches of each image, DeiT's
 fine-tuning at DeiT's own learning rate for its batch, MLPs in steps of 32 neurons. The sizes of plan are the paper's
 2,019 M (ResNet50), 302 M (MobileNetV1) and 13.5 G (DeiT-Base, fine-tuned); 11.0 G is `--macs-ratio 0.382 --fresh
---steps 625500`.
+--steps 626000`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ IMAGENET = 1_281_167  # images of training
 @dataclass(frozen=True)
 class EaPruning:
     """What `prunekit run eapruning` and the lesson read. size: (height, width) of an image, pixels. model: a key of
-    MODELS, or a mini network of models/zoo.py. tune: of the chosen network. pretrain: None = it comes trained.
+    MODELS (timm's weights, so MobileNetV1 starts better than the paper's), or a mini network of models/zoo.py. tune: of
+    the chosen network. pretrain: None = it comes trained.
 
     images: to rebuild weights on, held: others of the training set, for the error. samples: outputs drawn from each
     image, the first `tokens` of them a transformer's first tokens. step: of counts of channels and neurons. fresh: the
