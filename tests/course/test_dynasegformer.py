@@ -32,9 +32,9 @@ CLAIMS = ("D1", "D2", "D3", "D4", "D5")
 
 
 def small(name: str = "segformer_mini") -> SegFormer:
-    """In the place of the stored network: one block a stage, 8 channels wide, always the same."""
+    """In the place of the stored network: two stages of one block, 8 channels wide, always the same."""
     torch.manual_seed(0)
-    sizes = MiT((8, 8, 8, 8), (1, 1, 1, 1), heads=(2, 2, 2, 2), strides=(2, 2, 2, 2))
+    sizes = MiT((8, 8), (1, 1), heads=(2, 2), reductions=(2, 1), mlp_ratios=(4, 4), patches=(3, 3), strides=(2, 2))
     return SegFormer(MixTransformer(sizes, drop_path=0.0), 12, width=8, dropout=0.0).eval()
 
 
@@ -45,6 +45,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(trials, "BATCH", 2)
     monkeypatch.setattr(trials, "ADAPT", replace(trials.ADAPT, steps=1, batch=2))
     monkeypatch.setattr(zoo, "load", small)
+    monkeypatch.setattr(experiment, "STAGES", experiment.STAGES[:2])
     monkeypatch.setitem(DYNASEGFORMER["mini"], "scenes", replace(preset_of("mini"), size=(32, 64)))
     monkeypatch.setattr(streets, "load_task", partial(load_task, train_count=4, test_count=3))
     monkeypatch.setattr(experiment, "SceneDataset", lambda count, **given: SceneDataset(2, **given))
@@ -107,6 +108,11 @@ def test_overrides_and_what_they_refuse() -> None:
     with pytest.raises(InputError, match="released SegFormer weights"):
         experiment.dense_model(preset_of("full"), 150, seed=0)
     assert set(MODELS) == {"segformer_mini", "segformer_b0", "segformer_b2"}
+    for make in MODELS.values():
+        with torch.device("meta"):
+            net = make(12)
+        stages = [net.get_submodule(name) for name in experiment.STAGES]
+        assert stages == list(net.encoder.stages), "stage 1 of the distillation compares them all"
 
 
 def test_the_whole_road_on_few_pictures_goes_on_where_it_was(
