@@ -408,7 +408,7 @@ check("07.3", annealed)
 # And it lets the network learn from its former self, the teacher, in two trainings, one after the other. (The paper calls them
 # stages. So are the four parts of the encoder, each with maps of its own size.) **Stage 1**: what the four parts of the encoder
 # give, as squared errors to the teacher's. **Stage 2**: the labels, and the teacher's answers, softly:
-# $-\sum_k t_k \log s_k$ with $t$ the teacher's probabilities and $s$ the student's.
+# $-\sum_k q_k \log p_k$ with $q$ the teacher's probabilities and $p$ the student's.
 #
 # ### Exercise 4 ★★ (5 minutes): soft cross-entropy
 
