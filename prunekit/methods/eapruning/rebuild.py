@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,15 @@ class Rebuilder:
         self._zeroed = _zeroed_members(space)
         self._buffers = {name: tensor.clone() for name, tensor in self._work.named_buffers()}
         self._source = {name: self._tensors[name].detach().clone() for name in self._zeroed if name not in solvers}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the full-size candidate: tensors that are sent to a process lie in memory that both share, and each
+        must write into its own.
+        """
+        return {"model": self.model, "space": self.space, "solvers": self.solvers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     @property
     def bytes(self) -> int:

@@ -7,6 +7,7 @@ search, whatever was in pymoo's memory.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,9 +19,10 @@ from torch import nn
 
 from prunekit.core import PruningPlan
 from prunekit.errors import BudgetError, InputError
+from prunekit.methods.eapruning.bar import progress
 from prunekit.methods.eapruning.evolution import Evolution
 from prunekit.methods.eapruning.fitness import Fitness
-from prunekit.methods.eapruning.front import Candidate, along, check_window, front, hypervolume, sketch
+from prunekit.methods.eapruning.front import Candidate, along, check_window, front, hypervolume
 from prunekit.methods.eapruning.space import Counts, Sampling, Space
 from prunekit.methods.eapruning.table import Evaluations
 from prunekit.methods.eapruning.workers import by_rank, ranks, shared_out
@@ -151,7 +153,7 @@ def search(
     table = Evaluations.open(checkpoint, identity, fitness.rebuilder.model)
     generations: list[tuple[Candidate, ...]] = []
     populations: list[tuple[Candidate, ...]] = []
-    with _sharing(fitness, processes) as evaluate, _bar(settings.budget, quiet) as show:
+    with _sharing(fitness, processes) as evaluate, progress(settings.budget, quiet) as show:
         for asked, answer in source:
             with table.kept() as put:
                 new = [counts for counts in dict.fromkeys(asked) if counts not in table.values]
@@ -164,7 +166,23 @@ def search(
             show(table, generations)
             if on_generation:
                 on_generation(Found(fitness, tuple(generations), tuple(populations)))
-    return Found(fitness, tuple(generations), tuple(populations))
+    found = Found(fitness, tuple(generations), tuple(populations))
+    _warn_of_an_empty_window(found, settings)
+    return found
+
+
+def _warn_of_an_empty_window(found: Found, settings: Settings) -> None:
+    costs = sorted(each.cost for each in found.candidates())
+    if settings.window and not any(settings.window[0] <= cost <= settings.window[1] for cost in costs):
+        low, high = settings.window
+        below, above = [c for c in costs if c < low][-1:], [c for c in costs if c > high][:1]
+        nearest = " and ".join(f"{cost:.2%}" for cost in below + above)
+        warnings.warn(
+            f"eapruning: no candidate has {low:.2%} to {high:.2%} of the cost, the nearest have {nearest}. Widen the "
+            "window, or search longer.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 Round = tuple[list[Counts], Callable[[list[tuple[float, float]]], list[Counts]]]  # asked, values -> survivors
@@ -223,28 +241,6 @@ def _sharing(fitness: Fitness, processes: int) -> Iterator[Any]:
         return
     with shared_out(fitness, processes) as evaluate:
         yield evaluate
-
-
-@contextmanager
-def _bar(total: int, quiet: bool) -> Iterator[Callable[..., None]]:
-    """show(table, generations): the bar, with the front of all evaluations drawn in nine letters."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc="eapruning", unit="net", disable=True if quiet else None) as bar:
-        shown = 0
-
-        def show(table: Evaluations, generations: list[Any]) -> None:
-            nonlocal shown
-            done = sum(map(len, generations))
-            if bar.disable or (done == shown and len(table.values) < done):
-                return
-            bar.update(max(done, min(len(table.values), total)) - bar.n)
-            if done != shown:
-                shown = done
-                best = front(Candidate(counts, *values) for counts, values in table.values.items())
-                bar.set_postfix_str(f"front {sketch(best)} {len(best)}, hypervolume {hypervolume(best):.3f}")
-
-        yield show
 
 
 def _noted(space: Space, each: Candidate) -> PruningPlan:

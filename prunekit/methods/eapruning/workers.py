@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -106,7 +107,17 @@ class _Crew:
     def _hire(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = self.context.Pipe()
         worker = self.context.Process(target=_serve, args=(self.work, theirs), daemon=True)
-        worker.start()
+        try:
+            worker.start()
+        except (
+            pickle.PicklingError,
+            AttributeError,
+            TypeError,
+        ) as err:  # of lambdas
+            raise InputError(
+                f"workers start anew here, so what they compute must be sendable ({err}): error and cost must be "
+                "functions or objects of a module, no lambdas. Or use processes=1."
+            ) from err
         theirs.close()
         return worker, ours
 
@@ -138,9 +149,11 @@ class _Crew:
         worker = self.members[number][0]
         worker.join(5)
         if deaths >= TRIES:
+            anew = self.context.get_start_method() == "spawn" and worker.exitcode in (0, 1)
+            guard = " Is the call in your script under `if __name__ == '__main__':`? Workers import it." if anew else ""
             raise RuntimeFailure(
                 f"{deaths} workers died over the candidate {counts[:4]}... (exit code {worker.exitcode}; -9 is often "
-                "memory running out). Use fewer processes, or a smaller batch of the error's images."
+                f"memory running out). Use fewer processes, or a smaller batch of the error's images.{guard}"
             )
         pipe.close()
         self.members[number] = self._hire()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -194,6 +195,50 @@ def a_rank(rank: int, port: int, fitness: Fitness, folder: Path, pipe: Any) -> N
     pipe.send((found.generations, done, PartialState._shared_state == {}))
 
 
+def test_workers_that_start_anew_need_what_can_be_sent(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, or with CUDA."""
+    monkeypatch.setattr(eapruning.workers.sys, "platform", "darwin")
+    with pytest.raises(InputError, match="workers start anew here, .* no lambdas"):
+        search(replace(fitness, error=lambda model: 0.5), SHORT, processes=2, quiet=True)
+
+
+def test_workers_that_start_anew_find_the_same(
+    fitness: Fitness, unbroken: eapruning.Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent to them lies in shared memory, so each needs a candidate of its own to write into."""
+    monkeypatch.setattr(eapruning.workers.sys, "platform", "darwin")
+    found = search(fitness, replace(SHORT, generations=1), processes=2, quiet=True)
+    assert found.generations == unbroken.generations[:2]
+
+
+class Clock:
+    """A cost that is measured, and is another one each time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, plan) -> float:
+        self.asked += 1
+        return 1.0 + sum(map(len, plan.keep.values())) + 0.01 * self.asked
+
+    def describe(self) -> str:
+        return "units, and a little more each time"
+
+
+def test_a_measured_cost_is_kept_not_measured_again(fitness: Fitness, tmp_path: Path) -> None:
+    """So a search that is stopped goes on with the numbers it had, though the clock would say others."""
+    timed = replace(fitness, cost=Clock())
+    whole = search(timed, SHORT, checkpoint=tmp_path, quiet=True)
+    rows = json.loads((tmp_path / "search.json").read_text())
+    rows["rows"] = rows["rows"][:9]
+    rows["sha256"] = eapruning.table._digest([rows["identity"], rows["rows"]])
+    (tmp_path / "search.json").write_text(json.dumps(rows))
+    again = search(replace(fitness, cost=Clock()), SHORT, checkpoint=tmp_path, quiet=True)
+    assert again.candidates()[:9] == whole.candidates()[:9] and again.candidates()[9:] != whole.candidates()[9:]
+    asked = timed.cost.asked  # type: ignore[union-attr]
+    assert asked == len({c.counts for c in whole.candidates()}) + 1  # the whole network's too
+
+
 def test_two_ranks_find_the_same_and_share_the_work(
     fitness: Fitness, unbroken: eapruning.Found, tmp_path: Path
 ) -> None:
@@ -316,6 +361,11 @@ def test_windows(fitness: Fitness) -> None:
         search(known, replace(SHORT, window=(0.0, 0.001)), quiet=True)
     with pytest.raises(BudgetError, match=r"the front has nothing between 99.0% and 100.0%"):
         inside.plans(2, window=(0.99, 1.0))
+    costs = sorted({c.cost for c in free.candidates()})
+    low, high = max(itertools.pairwise(costs), key=lambda pair: pair[1] - pair[0])  # the widest gap
+    between = (low + 0.4 * (high - low), high - 0.4 * (high - low))
+    with pytest.warns(RuntimeWarning, match="no candidate has .* of the cost, the nearest have .*% and .*%"):
+        search(known, replace(SHORT, window=between, generations=1), how="random", quiet=True)
     for window in ((0.5, 0.4), (-1, 0.5), (0.5, 2)):
         with pytest.raises(InputError, match="window is"):
             replace(SHORT, window=window)
