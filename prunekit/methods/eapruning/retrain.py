@@ -56,10 +56,10 @@ def _start(name: str, owner: nn.Module, kind: str) -> float:
     again = copy.deepcopy(owner)
     if callable(reset := getattr(again, "reset_parameters", None)):
         reset()
-        values = getattr(again, kind).detach()
+        values = getattr(again, kind).detach().reshape(-1)
         if bool((values == values[0]).all()):
             return float(values[0])
     raise InputError(
-        f"'{name}' of {type(owner).__name__} has one number a channel, and no reset_parameters() says what it starts "
+        f"'{name}' of {type(owner).__name__} is a factor, and no reset_parameters() says what it starts "
         "with: set it by hand after from_scratch on a model without it, or fine-tune instead."
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics import JaccardIndex
 
 sys.path.insert(0, str(Path(__file__).parent))
 from candidates import BATCHES, IMAGES, cnn, groups_of, ready, vit
@@ -183,6 +184,41 @@ def test_asymmetric_fits_what_the_cut_network_sees() -> None:
         rows_SD = torch.cat([seen[0], torch.ones(len(IMAGES), 1)], 1).double()
         best = torch.linalg.lstsq(rows_SD, model(IMAGES).double()).solution
         torch.testing.assert_close(answer, rows_SD @ best, rtol=1e-3, atol=1e-4)
+
+
+def test_asymmetric_on_a_transformer() -> None:
+    model = vit()
+    ours = eapruning.rebuilder(model, eapruning.space(model, groups_of(model)), BATCHES, samples=100)
+    for counts in ours.space.draw(3, seed=4):
+        gaps = []
+        for other in (ours.small(counts), eapruning.asymmetric(ours, counts, BATCHES, samples=10**6)):
+            with torch.no_grad():
+                gaps.append(float((other(IMAGES) - model(IMAGES)).square().mean()))
+        assert gaps[1] < gaps[0]
+
+
+def test_a_segmenters_error_is_one_minus_its_miou() -> None:
+    """Rebuilding lowers it; labels of 255 do not count; the same data has the same name."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 12, 3, padding=1), nn.LeakyReLU(0.3), nn.Conv2d(12, 12, 3, padding=1), nn.LeakyReLU(0.3)]
+    model = nn.Sequential(*layers, nn.Conv2d(12, 3, 1)).eval()
+    with torch.no_grad():
+        model[4].bias -= model(IMAGES).mean((0, 2, 3))
+        masks = model(IMAGES).argmax(1)
+    masks[:, :2] = 255
+    wrong = eapruning.MissedIoU(IMAGES, masks, 3, batch=7)
+    assert wrong(model) == pytest.approx(0.0)
+    assert wrong.describe() == eapruning.MissedIoU(IMAGES, masks, 3).describe()
+    assert wrong.describe() != eapruning.MissedIoU(IMAGES, masks.clamp(max=1), 3).describe()
+    ours = eapruning.rebuilder(model, eapruning.space(model, groups_of(model)), BATCHES, samples=200)
+    fitness = eapruning.Fitness(ours, wrong)
+    drawn = ours.space.draw(8, seed=0)
+    gains = [eapruning.Fitness(ours, wrong, rebuild=False)(c)[0] - fitness(c)[0] for c in drawn]
+    assert sum(gains) / len(gains) > 0.05
+    with torch.no_grad():
+        best = ours.small(drawn[0])
+        confusion = JaccardIndex("multiclass", num_classes=3, ignore_index=255)(best(IMAGES), masks)
+    assert fitness(drawn[0])[0] == pytest.approx(1 - float(confusion), abs=1e-6)
 
 
 def test_ridge_by_condition_number() -> None:

@@ -494,10 +494,25 @@ def test_factors_start_where_their_layer_starts_them() -> None:
     fresh = eapruning.from_scratch(net, net)
     assert torch.allclose(fresh.blocks[0].ls1.gamma, torch.full((8,), 1e-4))  # type: ignore[union-attr, index]
 
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.3))
+
+        def reset_parameters(self) -> None:
+            self.scale.data.fill_(1.5)
+
+    others = nn.Sequential(Once(), nn.PReLU(4), nn.RMSNorm(4))
+    with torch.no_grad():
+        for parameter in others.parameters():
+            parameter.fill_(7.0)
+    again = eapruning.from_scratch(others, others)
+    assert [float(p.detach().mean()) for p in again.parameters()] == [1.5, 0.25, 1.0]
+
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.gain = nn.Parameter(torch.ones(3))
 
-    with pytest.raises(InputError, match="'0.gain' of Scaled has one number a channel"):
+    with pytest.raises(InputError, match="'0.gain' of Scaled is a factor"):
         eapruning.from_scratch(nn.Sequential(Scaled()), nn.Sequential(Scaled()))
