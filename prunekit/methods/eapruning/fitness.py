@@ -103,11 +103,11 @@ class Fitness:
 
     def price(self, counts: Counts) -> float:
         """The relative cost alone."""
-        return self._absolute(counts) / self._whole
+        return self._absolute(counts) / self.whole
 
     @cached_property
-    def _whole(self) -> float:
-        """Measured once: a time is another one the next time."""
+    def whole(self) -> float:
+        """What the whole network costs. Measured once: a time is another one the next time."""
         return self._absolute(self.rebuilder.space.whole)
 
     def _absolute(self, counts: Counts) -> float:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import nn
 
 from prunekit.core import PruningPlan
-from prunekit.errors import BudgetError, InputError
+from prunekit.errors import BudgetError, InputError, ScoreError
 from prunekit.methods.eapruning.bar import progress
 from prunekit.methods.eapruning.evolution import Evolution
 from prunekit.methods.eapruning.fitness import Fitness
@@ -222,6 +222,8 @@ def _drawn(space: Space, settings: Settings) -> Iterator[Round]:
 def _first(fitness: Fitness, settings: Settings) -> list[Counts]:
     """The start. With a window: BudgetError unless the space reaches it."""
     space = fitness.rebuilder.space
+    if not fitness.whole > 0:  # a time is measured here, once for all workers
+        raise ScoreError(f"the whole network's cost is {fitness.whole}; a cost is a positive number.")
     if settings.window:
         low, high = settings.window
         least, most = (fitness.price(space.counts(levels)) for levels in (0 * space.levels, space.levels))

@@ -72,8 +72,14 @@ def one_state() -> Iterator[Any]:
     from accelerate import PartialState
 
     there = bool(PartialState._shared_state)
+    state = PartialState() if there else PartialState(cpu=not torch.accelerator.is_available())
     try:
-        yield PartialState() if there else PartialState(cpu=not torch.accelerator.is_available())
+        if state.num_processes != ranks():  # each would do all the work
+            raise RuntimeFailure(
+                f"{ranks()} processes were launched, and Accelerate's state, made before this search, knows of "
+                f"{state.num_processes}: make it with PartialState(cpu=True), or leave it to the search."
+            )
+        yield state
     finally:
         if not there:
             PartialState._reset_state()

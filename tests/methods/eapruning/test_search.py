@@ -237,6 +237,11 @@ def test_a_measured_cost_is_kept_not_measured_again(fitness: Fitness, tmp_path: 
     assert again.candidates()[:9] == whole.candidates()[:9] and again.candidates()[9:] != whole.candidates()[9:]
     asked = timed.cost.asked  # type: ignore[union-attr]
     assert asked == len({c.counts for c in whole.candidates()}) + 1  # the whole network's too
+    timed = replace(fitness, cost=Clock())
+    search(timed, replace(SHORT, generations=1), processes=2, quiet=True)
+    assert timed.cost.asked == 1  # type: ignore[union-attr] # the workers have it, and did the rest
+    with pytest.raises(ScoreError, match="the whole network's cost is 0"):
+        search(replace(fitness, cost=lambda plan: 0.0), SHORT, quiet=True)
 
 
 def test_two_ranks_find_the_same_and_share_the_work(
@@ -263,6 +268,15 @@ def test_two_ranks_find_the_same_and_share_the_work(
     rows = json.loads((tmp_path / "0" / "search.json").read_text())["rows"]
     assert len(rows) == len(set(unbroken.candidates())) == len(mine) + len(other)
     assert not (tmp_path / "1").exists()
+
+
+def test_a_state_that_knows_one_process_of_two_is_refused(monkeypatch: pytest.MonkeyPatch, fitness: Fitness) -> None:
+    """Accelerate sees one process where nobody told it that there is no GPU; then each would do all the work."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    PartialState(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeFailure, match="2 processes were launched, and Accelerate's state, .* knows of 1"):
+        search(fitness, SHORT, quiet=True)
 
 
 def test_a_killed_search_has_what_it_measured(
