@@ -437,8 +437,7 @@ first = [
 ]
 points = np.array(first)
 unit = (points - points.min(0)) / np.ptp(points, 0)
-fan = np.linspace(0, 1, 9)
-directions = np.stack([fan, 1 - fan], 1)
+directions = np.stack([np.linspace(0, 1, 9), np.linspace(1, 0, 9)], 1)
 directions /= np.linalg.norm(directions, axis=1, keepdims=True)
 along = unit @ directions.T
 gap = np.linalg.norm(unit[:, None] - along[..., None] * directions, axis=2)
