@@ -30,10 +30,9 @@ class Limits:
     """What every plan must respect.
 
     round_to: kept channels are a multiple of it (of heads as many as make one). None: of 8 in groups of 32 channels and
-    more, since that is what kernels compute in (half of MobileNetV1's MACs gone is 1.00x as fast in onnxruntime with
-    widths as they fall, 1.7x in 8s: the book's page on devices); narrower groups go channel by channel, they could
-    hardly lose anything in 8s. 1: widths as they fall. min_keep: units that stay in each group at least. max_ratio: at
-    most this fraction of a group goes.
+    more, since that is what kernels compute in (the book's page on devices has MobileNetV1's times, rounded and not);
+    narrower groups go channel by channel, they could hardly lose anything in 8s. 1: widths as they fall. min_keep:
+    units that stay in each group at least. max_ratio: at most this fraction of a group goes.
     """
 
     round_to: int | None = None

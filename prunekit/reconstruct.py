@@ -85,9 +85,11 @@ def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float,
     """The Cholesky factor of G + ridge I, the ridge, and the condition number that G alone has (inf: singular).
 
     gram_DD: float64. The ridge is 0 where G is well conditioned, else its largest eigenvalue divided by `condition`, so
-    that the condition number of what is factored is at most that. That holds for every choice of inputs too:
-    eigenvalues of a principal submatrix lie between those of the whole (Cauchy's interlacing). Both ends are estimated
-    by power iterations, the lower one through the factor; they cost little beside it.
+    that the condition number of what is factored is at most that; ten times as much, and again, where rounding eats it.
+    That holds for every choice of inputs too: eigenvalues of a principal submatrix lie between those of the whole
+    (Cauchy's interlacing). Both ends are estimated by power iterations, the lower one through the factor; they cost
+    little beside it. Raises InputError for a `condition` that float64 cannot tell, ScoreError when no ridge helps (nan,
+    inf).
     """
     if not 1 < condition <= 1e14:
         raise InputError(f"condition is {condition}; give a number above 1 and up to 1e14 (float64), such as 1e8.")
@@ -99,14 +101,14 @@ def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float,
         found = largest * inverse
     if found <= condition:
         return factor_DD, 0.0, found
-    ridge, failed = largest / condition if largest > 0 else 1.0, 1
+    ridge = largest / condition if largest > 0 else 1.0
     for _ in range(16):
         shifted_DD = gram_DD.clone()
         shifted_DD.diagonal().add_(ridge)
         factor_DD, failed = torch.linalg.cholesky_ex(shifted_DD)
         if not failed:
             return factor_DD, ridge, found
-        ridge *= 10  # rounding ate it
+        ridge *= 10
     raise ScoreError("a Gram matrix cannot be factored with any ridge: are its inputs finite?")
 
 

@@ -75,7 +75,8 @@ def run(
     # of the class, its plain numbers: another beta is another run
     criterion = partial(
         bilevel.MaskConfig,
-        **{name: getattr(preset, name) for name in ("method", "round_to")},
+        method=preset.method,
+        round_to=preset.round_to,
         batch=preset.tune.batch,
         **asdict(preset.masks),
     )

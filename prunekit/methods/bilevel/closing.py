@@ -48,7 +48,12 @@ def close(
     ranked = [scores[name].argsort(descending=True, stable=True).tolist() for name in groups]
     least, sizes = fewest(groups, limits), [group.size for group in groups.values()]
     start = [int(mask_U.sum()) for mask_U in masks]
-    n = [limits.kept(size, count) for size, count in zip(sizes, start, strict=True)]
+    wide = [group.channels() for group in groups.values()]
+
+    def allowed(g: int, count: int) -> int:
+        return limits.kept(sizes[g], count, channels=wide[g])
+
+    n = [allowed(g, count) for g, count in enumerate(start)]
 
     def cost(counts: list[int]) -> float:
         return float(macs(torch.tensor(counts)))
@@ -63,11 +68,11 @@ def close(
 
     while cost(n) > target and (candidates := moves(up=False)):
         g = candidates[0][1]
-        n[g] = limits.kept(sizes[g], n[g] - limits.step(sizes[g]))
+        n[g] = allowed(g, n[g] - limits.step(sizes[g], wide[g]))
     blocked: set[int] = set()  # groups whose next unit does not fit; the work left only gets less
     while candidates := [g for _, g in moves(up=True) if g not in blocked]:
         g, more = candidates[0], n.copy()
-        more[g] = limits.kept(sizes[g], n[g] + limits.step(sizes[g]))
+        more[g] = allowed(g, n[g] + limits.step(sizes[g], wide[g]))
         if more[g] == n[g] or cost(more) > target:
             blocked.add(g)
         else:

@@ -63,7 +63,7 @@ def macs_term(macs: Macs, masks: Sequence[Tensor], target: float) -> Tensor:
 
 def fewest(groups: Groups, limits: Limits) -> list[int]:
     """The units that the limits leave each group at least."""
-    return [limits.kept(group.size, 0) for group in groups.values()]
+    return [limits.kept(group.size, 0, channels=group.channels()) for group in groups.values()]
 
 
 def check_reachable(groups: Groups, macs: Macs, macs_ratio: float, limits: Limits) -> None:

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -85,7 +85,8 @@ class Masks:
                 else "no group to gate: see groups.frozen for the reasons."
             )
         self.groups, self.config, self.limits = groups, config, limits or Limits(round_to=1)
-        self.mask = partial(_mask, threshold=config.threshold, limits=self.limits)
+        floor = replace(self.limits, round_to=1)  # multiples are the closing step's business
+        self.mask = partial(_mask, threshold=config.threshold, limits=floor)
         self.macs = Macs(groups)
         check_reachable(groups, self.macs, macs_ratio, self.limits)
         self.macs_ratio, self.total = macs_ratio, steps

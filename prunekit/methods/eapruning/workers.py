@@ -25,6 +25,7 @@ from prunekit.methods.eapruning.space import Counts
 Values = tuple[float, float]
 Work = Callable[[Counts], Values]
 TRIES = 3
+UNSENDABLE = (pickle.PicklingError, AttributeError, TypeError)  # what pickle says of a lambda depends on Python
 
 
 @contextmanager
@@ -115,11 +116,7 @@ class _Crew:
         worker = self.context.Process(target=_serve, args=(self.work, theirs), daemon=True)
         try:
             worker.start()
-        except (
-            pickle.PicklingError,
-            AttributeError,
-            TypeError,
-        ) as err:  # of lambdas
+        except UNSENDABLE as err:
             raise InputError(
                 f"workers start anew here, so what they compute must be sendable ({err}): error and cost must be "
                 "functions or objects of a module, no lambdas. Or use processes=1."

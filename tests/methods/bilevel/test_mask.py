@@ -7,12 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from prunekit.core import PruningPlan
 from prunekit.errors import BudgetError
+from prunekit.methods import bilevel
 from prunekit.methods.bilevel.closing import close
-from prunekit.methods.bilevel.cost import Macs, check_reachable, macs_term
+from prunekit.methods.bilevel.cost import Macs, check_reachable, fewest, macs_term
 from prunekit.methods.bilevel.history import History
 from prunekit.methods.bilevel.mask import straight_through
 from prunekit.models.deeplab import deeplabv3_mini
@@ -114,6 +116,22 @@ def test_the_closing_step_meets_the_target_from_either_side(ratio: float, start:
     assert done.moved > 0 and f"{done.moved} of {done.units} units moved" in str(done) and str(done) in plan.note
     for name, kept in plan.keep.items():  # the largest s stay
         assert set(kept) == set(scores[name].topk(len(kept)).indices.tolist())
+
+
+def test_heads_count_as_the_channels_they_hold() -> None:
+    """In multiples of 8 channels single heads of 16 may go; as units of their own, eight heads could not lose one."""
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=128, depth=1, num_heads=8, num_classes=3).eval()
+    groups = find_groups(model, torch.randn(1, 3, 16, 16))
+    heads = next(name for name, group in groups.items() if group.kind == "head")
+    groups = groups.only([heads])
+    macs, limits = Macs(groups), Limits(round_to=8)
+    assert fewest(groups, limits) == [1]
+    scores, masks = {heads: torch.linspace(0.9, 0.1, 8)}, [torch.ones(8, dtype=torch.bool)]
+    for count in (5, 3):
+        plan, _ = close(groups, scores, masks, macs, float(macs(torch.tensor([count]))), limits)
+        assert plan.keep[heads] == tuple(range(count))
+    bilevel.Masks(groups, 0.2, 10, bilevel.MaskConfig(), limits=limits)
 
 
 def test_the_closing_step_moves_multiples_and_leaves_what_fits() -> None:
