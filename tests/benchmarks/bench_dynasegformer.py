@@ -1,7 +1,8 @@
 """DynaSegFormer's speed: SegFormer-B0 at 512 x 512 on one CPU thread, gathered against the ceiling and the dense model.
 
 The ceiling of an image-dependent choice is a static network that was narrowed by hand to the same widths. Times are CPU
-seconds of this thread, medians of passes in turn: what else runs on the machine slows all of them alike.
+seconds of this thread, of passes in turn, forwards and backwards: what else runs on the machine slows neighbours alike,
+so a ratio is the median of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -58,21 +59,30 @@ def nets() -> dict[str, nn.Module]:
     return {"original": original, "dense": dense, "static": static, "masked": dynamic, "gathered": gathered}
 
 
-def cpu_ms(models: Mapping[str, nn.Module], x: Tensor, rounds: int = 5) -> dict[str, float]:
-    """Median CPU milliseconds of a pass, models in turn, one round to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in models}
+Times = dict[str, list[float]]
+
+
+def cpu_ms(models: Mapping[str, nn.Module], x: Tensor, rounds: int = 15) -> Times:
+    """CPU milliseconds of each pass, models in turn, one round to warm up."""
+    times: Times = {name: [] for name in models}
     with torch.no_grad():
         for lap in range(rounds + 1):
-            for name, model in models.items():
+            for name in list(models)[:: 1 if lap % 2 else -1]:
                 start = time.process_time()
-                model(x)
+                models[name](x)
                 if lap:
                     times[name].append(1000 * (time.process_time() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
-def show(title: str, times: Mapping[str, float], base: str) -> None:
-    print(f"\n{title}: " + ", ".join(f"{n} {t:.0f} ms ({times[base] / t:.2f}x)" for n, t in times.items()))
+def speed(times: Times, name: str, base: str) -> float:
+    """How many times as fast as `base`."""
+    return statistics.median(b / t for b, t in zip(times[base], times[name]))
+
+
+def show(title: str, times: Times, base: str) -> None:
+    of = ", ".join(f"{n} {statistics.median(t):.0f} ms ({speed(times, n, base):.2f}x)" for n, t in times.items())
+    print(f"\n{title}: {of}")
 
 
 def test_gathered_inference_is_nearly_as_fast_as_a_network_of_these_widths(nets: dict[str, nn.Module]) -> None:
@@ -83,30 +93,30 @@ def test_gathered_inference_is_nearly_as_fast_as_a_network_of_these_widths(nets:
     encoders = {name: net.encoder for name, net in nets.items()}  # type: ignore[misc]
     encoder = cpu_ms(encoders, x)  # type: ignore[arg-type]
     show("encoder, against the dense one", encoder, "dense")
-    assert whole["static"] / whole["gathered"] >= 0.9, whole
-    assert encoder["static"] / encoder["gathered"] >= 0.85, encoder
-    assert whole["gathered"] < whole["masked"] and whole["gathered"] < whole["dense"]
+    of_static = {"whole": speed(whole, "gathered", "static"), "encoder": speed(encoder, "gathered", "static")}
+    print(f"speed of the ceiling: whole {of_static['whole']:.1%}, encoder {of_static['encoder']:.1%}")
+    assert of_static["whole"] >= 0.9 and of_static["encoder"] >= 0.85
+    assert speed(whole, "gathered", "masked") > 1 and speed(whole, "gathered", "dense") > 1
 
 
 def test_predictors_cost_at_most_3_percent_of_the_encoder(nets: dict[str, nn.Module]) -> None:
     x, encoder = torch.randn(1, 3, SIZE, SIZE), nets["gathered"].encoder
-    all_of_it, predictors = [], []
+    shares = []
     with torch.no_grad():
-        for _ in range(12):
+        for _ in range(40):
             with timed(nets["gathered"]) as spent:
                 start = time.process_time()
                 encoder(x)  # type: ignore[operator]
-                all_of_it.append(time.process_time() - start)
-                predictors.append(spent[0])
-    share = min(predictors) / min(all_of_it)  # what they cost when nothing else runs
-    print(f"\npredictors: {1000 * min(predictors):.1f} ms, {share:.1%} of the encoder's time")
+                shares.append(spent[0] / (time.process_time() - start))
+    share = statistics.median(shares[1:])
+    print(f"\npredictors: {share:.1%} of the encoder's time")
     assert share <= 0.03
 
 
 def test_a_batch_of_8_is_not_slower_than_masked(nets: dict[str, nn.Module]) -> None:
-    times = cpu_ms({name: nets[name] for name in ("masked", "gathered")}, torch.randn(8, 3, SIZE, SIZE), rounds=3)
+    times = cpu_ms({name: nets[name] for name in ("masked", "gathered")}, torch.randn(8, 3, SIZE, SIZE), rounds=5)
     show("batch of 8", times, "masked")
-    assert times["gathered"] <= times["masked"]
+    assert speed(times, "gathered", "masked") >= 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -118,7 +128,8 @@ def test_milliseconds_on_a_gpu(nets: dict[str, nn.Module], batch: int) -> None:
         with torch.no_grad():
             wanted = there["masked"](x)
             assert (there["gathered"](x) - wanted).abs().max() < 1e-3 * wanted.abs().max()
-        show(f"{torch.cuda.get_device_name()}, batch {batch}", latency_ms(there, x), "original")
+        times = {name: [ms] for name, ms in latency_ms(there, x).items()}
+        show(f"{torch.cuda.get_device_name()}, batch {batch}", times, "original")
     finally:
         for net in nets.values():
             net.to("cpu")

@@ -70,8 +70,8 @@ class Selector(nn.Module):
     def choose(self, gate_BU: Tensor) -> Choice:
         """Top-r in each head."""
         wide_BU = gate_BU.detach().to(torch.promote_types(gate_BU.dtype, torch.float32))
-        ramp_U = TIE * self.rank_U.to(wide_BU.dtype) / self.size
-        rank_Bnd = (wide_BU + ramp_U).unflatten(1, (self.heads, self.size // self.heads))
+        wide_BU = torch.add(wide_BU, self.rank_U, alpha=TIE / self.size)  # the ramp
+        rank_Bnd = wide_BU.unflatten(1, (self.heads, self.size // self.heads))
         index_BK = (rank_Bnd.topk(self.kept, dim=2).indices + self.first_n1).flatten(1)
         return Choice(index_BK, gate_BU.gather(1, index_BK))
 
