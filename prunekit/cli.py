@@ -119,7 +119,7 @@ def add_experiments(experiments: Any) -> None:
         paper.add_to(experiments, common).set_defaults(do=partial(run_paper, paper))
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
-    numbers = "S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, D1 to D5, E6"
+    numbers = "S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, D1 to D5, E2 to E7"
     claims.add_argument("claims", nargs="+", metavar="CLAIM", help=numbers)
     claims.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     claims.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")

@@ -81,15 +81,15 @@ def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6
     return torch.cholesky_solve(right_KO, factor).T
 
 
-def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float, float]:
+def solvable(gram_DD: Tensor, *, condition: float = 1e8, name: str = "a layer") -> tuple[Tensor, float, float]:
     """The Cholesky factor of G + ridge I, the ridge, and the condition number that G alone has (inf: singular).
 
     gram_DD: float64. The ridge is 0 where G is well conditioned, else its largest eigenvalue divided by `condition`, so
     that the condition number of what is factored is at most that; ten times as much, and again, where rounding eats it.
     That holds for every choice of inputs too: eigenvalues of a principal submatrix lie between those of the whole
     (Cauchy's interlacing). Both ends are estimated by power iterations, the lower one through the factor; they cost
-    little beside it. Raises InputError for a `condition` that float64 cannot tell, ScoreError when no ridge helps (nan,
-    inf).
+    little beside it. name: whose inputs these are, for the message. Raises InputError for a `condition` that float64
+    cannot tell, ScoreError when no ridge helps (nan, inf).
     """
     if not 1 < condition <= 1e14:
         raise InputError(f"condition is {condition}; give a number above 1 and up to 1e14 (float64), such as 1e8.")
@@ -109,7 +109,9 @@ def solvable(gram_DD: Tensor, *, condition: float = 1e8) -> tuple[Tensor, float,
         if not failed:
             return factor_DD, ridge, found
         ridge *= 10
-    raise ScoreError("a Gram matrix cannot be factored with any ridge: are its inputs finite?")
+    raise ScoreError(
+        f"the Gram matrix of what {name} reads cannot be factored with any ridge: does that hold nan or inf?"
+    )
 
 
 def _top(times: Callable[[Tensor], Tensor], size: int, steps: int = 30) -> float:

@@ -13,6 +13,7 @@ import torch
 
 from prunekit import cli
 from prunekit.course import doctor, lesson, site
+from prunekit.course.claims import PAPERS
 from prunekit.errors import InputError, PlanError
 
 LESSON = """
@@ -184,3 +185,13 @@ def test_version_and_a_run_that_stays_out_of_the_ledger(monkeypatch, tmp_path, c
     monkeypatch.delenv("PRUNEKIT_RESULTS", raising=False)
     assert cli.main(["run", "quickstart", "--out", str(tmp_path), "--record"]) == 0
     assert seen[1].parts[-2:] == ("book", "results")
+
+
+def test_the_help_of_claims_names_each_claim_that_has_runs(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "claims", "--help"])
+    (listed,) = re.findall(r"CLAIM  +(.*?)\n\n", capsys.readouterr().out, re.S)
+    named: set[str] = set()
+    for letter, first, last in re.findall(r"([A-Z])(\d)(?:\s+to\s+[A-Z](\d))?", listed):
+        named |= {f"{letter}{n}" for n in range(int(first), int(last or first) + 1)}
+    assert named == {claim.id for paper in PAPERS.values() for claim in paper if claim.needs}

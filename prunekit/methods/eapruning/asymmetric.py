@@ -113,9 +113,9 @@ def _refit(rows: _Rows, batches: Batches | None, each: Solver, chosen: dict[str,
             sums[n] = part.cpu() + sums[n] if sums[n].numel() else part.cpu()
 
     rows.each(batches, see)
-    if not torch.isfinite(sums[0]).all():
-        raise ScoreError(f"what '{rows.path}' reads holds nan or inf: are there such inputs or weights?")
-    factor, _, _ = solvable(sums[0], condition=condition)
+    if not all(torch.isfinite(part).all() for part in sums):
+        raise ScoreError(f"what '{rows.path}' reads or gives holds nan or inf: are there such inputs or weights?")
+    factor, _, _ = solvable(sums[0], condition=condition, name=f"'{rows.path}'")
     weight_OD = torch.zeros_like(target_OD, device="cpu")
     weight_OD[:, keep] = torch.cholesky_solve(sums[1], factor).T
     own.weight.copy_(weight_OD[:, :-1].reshape(own.weight.shape))

@@ -240,8 +240,8 @@ def test_ridge_by_condition_number() -> None:
     rows = torch.randn(2, 30, generator=dice, dtype=torch.float64)
     factor, ridge, _ = solvable(rows.T @ rows * 1e8, condition=1e14)  # far too few samples, hardly a ridge
     assert torch.isfinite(factor).all() and ridge > 0
-    with pytest.raises(ScoreError, match="cannot be factored with any ridge"):
-        solvable(torch.full((3, 3), torch.nan).double())
+    with pytest.raises(ScoreError, match="what 'fc' reads cannot be factored with any ridge"):
+        solvable(torch.full((3, 3), torch.nan).double(), name="'fc'")
 
 
 def test_singular_and_too_few_samples_are_said_and_survived() -> None:
