@@ -85,16 +85,18 @@ def iou_bars(ious: Mapping[str, Sequence[float]], names: Sequence[str]) -> Figur
 
     first = torch.tensor(next(iter(ious.values())))
     order = [k for k in first.argsort(descending=True).tolist() if not torch.isnan(first[k])]
-    fig, ax = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(5, 0.9 + len(order) * (0.1 + 0.12 * len(ious))), layout="constrained")
     step = 0.8 / len(ious)
     for i, ((title, values), color) in enumerate(zip(ious.items(), colors(len(ious)))):
         at = np.arange(len(order)) + (i - (len(ious) - 1) / 2) * step
-        ax.bar(at, [values[k] for k in order], step, label=title, color=color)
-    ax.set_xticks(range(len(order)), [str(names[k]) for k in order], rotation=40, ha="right")
-    ax.set_ylabel("IoU")
-    ax.set_ylim(0, 1)
+        ax.barh(at, [values[k] for k in order], step, label=title, color=color)
+    ax.set_yticks(range(len(order)), [str(names[k]) for k in order])
+    ax.invert_yaxis()
+    ax.margins(y=0.02)
+    ax.set_xlabel("IoU")
+    ax.set_xlim(0, 1)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=len(ious), loc="upper right")
+    fig.legend(loc="outside upper center", ncols=len(ious), frameon=False)
     return fig
 
 
@@ -106,14 +108,14 @@ def plan_bars(plan: PruningPlan) -> Figure:
     kept = np.array([len(plan.keep[n]) for n in names])
     gone = np.array([plan.sizes[n] for n in names]) - kept
     keep_color, gone_color = colors(2)
-    fig, ax = plt.subplots(figsize=(7.5, 0.9 + 0.2 * len(names)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(5, 0.9 + 0.2 * len(names)), layout="constrained")
     ax.barh(range(len(names)), kept, color=keep_color, label="kept")
     ax.barh(range(len(names)), gone, left=kept, color=gone_color, alpha=0.45, label="removed", hatch="///")
-    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("channels")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=2, loc="lower right")
+    fig.legend(loc="outside upper center", ncols=2, frameon=False)
     return fig
 
 

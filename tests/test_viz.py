@@ -60,8 +60,8 @@ def test_mask_grid_has_a_row_per_image_and_a_column_per_mask():
 def test_iou_bars_are_ordered_by_the_first_model_without_absent_classes():
     fig = viz.iou_bars({"dense": [0.2, float("nan"), 0.9], "pruned": [0.1, 0.5, 0.8]}, ("pole", "moon", "road"))
     ax = fig.axes[0]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["road", "pole"]
-    assert [[bar.get_height() for bar in c] for c in ax.containers] == [[0.9, 0.2], [0.8, 0.1]]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["road", "pole"] and ax.yaxis_inverted()
+    assert [lengths(c) for c in ax.containers] == [[0.9, 0.2], [0.8, 0.1]]
 
 
 def test_plan_bars_add_up_to_each_groups_size():

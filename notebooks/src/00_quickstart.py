@@ -342,7 +342,7 @@ fig = iou_bars(ious, task.classes)
 show(fig, alt="IoU of each class for the dense, the cut and the tuned network.")
 
 # %% [markdown]
-# Read the bars from left to right. Road and sky are nearly back. Which classes paid most? Those that
+# Read the bars from the top. Road and sky are nearly back. Which classes paid most? Those that
 # are thin: poles, lights, signs. Lesson 01 measures why, and the rest of this course is about choosing
 # channels so that they pay less.
 
