@@ -71,8 +71,11 @@ class Selector(nn.Module):
         """Top-r in each head."""
         wide_BU = gate_BU.detach().to(torch.promote_types(gate_BU.dtype, torch.float32))
         wide_BU = torch.add(wide_BU, self.rank_U, alpha=TIE / self.size)  # the ramp
-        rank_Bnd = wide_BU.unflatten(1, (self.heads, self.size // self.heads))
-        index_BK = (rank_Bnd.topk(self.kept, dim=2).indices + self.first_n1).flatten(1)
+        if self.heads == 1:
+            index_BK = wide_BU.topk(self.kept).indices
+        else:
+            rank_Bnd = wide_BU.unflatten(1, (self.heads, self.size // self.heads))
+            index_BK = (rank_Bnd.topk(self.kept).indices + self.first_n1).flatten(1)
         return Choice(index_BK, gate_BU.gather(1, index_BK))
 
     def mask(self, gate_BU: Tensor) -> Tensor:
