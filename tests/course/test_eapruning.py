@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torchvision import tv_tensors
 
 from prunekit.core import PruningPlan
@@ -18,7 +19,7 @@ from prunekit.course.eapruning import EAPRUNING, data, experiment, override, pre
 from prunekit.course.experiments import adamw
 from prunekit.data.transforms import classify_transform
 from prunekit.errors import BudgetError, CheckpointError, DataError, DownloadError, InputError
-from prunekit.methods.eapruning import Settings
+from prunekit.methods.eapruning import Candidate, Found, Misclassified, Settings
 from prunekit.models import zoo
 from prunekit.models.classifiers import deit_mini
 from prunekit.profiling import count_macs
@@ -125,7 +126,8 @@ def test_data_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings(f"ignore:.*{FEW}")
 def test_trials_one_search_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "preset", lambda network: TINY)
+    long = replace(TINY, search=replace(TINY.search, population=12, offspring=12, generations=4))
+    monkeypatch.setattr(trials, "preset", lambda network: long)
     ways = {"E2": {"nsga3": trials.Way("mobilenet", sampling="uniform"), "random": trials.Way("mobilenet", "random")}}
     ways["E5"] = {"fine-tuned −24 %": trials.Way("mobilenet", ratio=0.24, steps=2)}
     monkeypatch.setattr(trials, "ways", lambda network: ways)
@@ -134,12 +136,41 @@ def test_trials_one_search_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(found) == {("E2", "nsga3"), ("E2", "random"), ("E5", "fine-tuned −24 %")}
     for metrics in found.values():
         assert 0 < metrics["hypervolume"] < 1 and metrics["hypervolumes"] == sorted(metrics["hypervolumes"])
-    assert found["E5", "fine-tuned −24 %"]["macs_removed"] >= 0.24 and "top1" in found["E5", "fine-tuned −24 %"]
+    tuned = found["E5", "fine-tuned −24 %"]
+    assert 0.24 <= tuned["macs_removed"] <= 0.24 + trials.WINDOW and "top1" in tuned
+    (record,) = ledger.load("E5")
+    assert record.settings["window"] == trials.WINDOW and record.settings["error"] == "doubt"
     before = {p: p.stat().st_mtime for p in (tmp_path / "results").iterdir()}
     trials.run(["E2", "E5"], seeds=1, out=tmp_path, networks=["mobilenet"])
     assert before == {p: p.stat().st_mtime for p in (tmp_path / "results").iterdir()}
     with pytest.raises(InputError, match="no runs for 'E1'"):
         trials.run(["E1"], seeds=1, out=tmp_path)
+
+
+def test_what_is_taken_has_the_size_that_its_label_says() -> None:
+    """A smaller one with less error, which the front would give, is another size's."""
+    points = ((0.4, 0.0), (0.739, 0.05), (0.741, 0.2), (0.742, 0.1), (0.75, 0.1), (0.761, 0.0))
+    every = tuple(Candidate((n,), error, cost) for n, (cost, error) in enumerate(points))
+    found = Found(None, (every,), (every,))  # type: ignore[arg-type]
+    window = trials.Way("deit", ratio=0.24).window
+    assert window is not None and window == pytest.approx((0.74, 0.76))
+    assert trials.taken(found, window).counts == (3,)
+    with pytest.raises(BudgetError, match="80.0% to 82.0% of the MACs, of 6"):
+        trials.taken(found, (0.8, 0.82))
+
+
+def test_doubt_tells_apart_what_no_image_does() -> None:
+    images, labels = torch.eye(3).reshape(3, 3, 1, 1), torch.arange(3)
+    errors = {}
+    for sure in (1.0, 4.0, -1.0):
+        last = nn.Linear(3, 3, bias=False)
+        last.weight = nn.Parameter(sure * torch.eye(3))
+        net = nn.Sequential(nn.Flatten(), last)
+        errors[sure] = (Misclassified(images, labels)(net), data.Doubt(images, labels, batch=2)(net))
+    e = torch.tensor(1.0).exp().item()
+    assert errors[1.0][0] == errors[4.0][0] == 0 and errors[-1.0][0] == 1
+    assert errors[1.0][1] == pytest.approx(2 / (2 + e)) and errors[4.0][1] == pytest.approx(2 / (2 + e**4))
+    assert data.Doubt(images, labels).describe() != Misclassified(images, labels).describe()
 
 
 def test_every_need_has_its_runs() -> None:

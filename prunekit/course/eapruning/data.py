@@ -20,7 +20,7 @@ from prunekit.data.scenes import THINGS, SceneCrops
 from prunekit.data.transforms import classify_transform
 from prunekit.errors import DataError
 from prunekit.methods.eapruning import Error, Misclassified, MissedIoU
-from prunekit.metrics import top1
+from prunekit.metrics import evaluating, logits_of, top1
 from prunekit.train import classification_loss
 
 CLASSIFIED: dict[str, type[ImageNet]] = {"imagenet": ImageNet, "tinyimagenet": TinyImageNet}
@@ -40,6 +40,21 @@ class Sources:
     loss: Callable[[Any, Tensor], Tensor]
     score: str
     measure: Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Doubt(Misclassified):
+    """What the right class lacks to 1, on average: not 0 where nothing is wrong, unlike Misclassified."""
+
+    def __call__(self, model: nn.Module) -> float:
+        with evaluating(model):
+            logits_BK = torch.cat([logits_of(model(x)) for x in self.images.split(self.batch)])
+        right_B = logits_BK.double().softmax(1).gather(1, self.labels[:, None])
+        return float((1 - right_B).mean().clamp(0, 1))
+
+    def describe(self) -> str:
+        """The same text for the same data."""
+        return f"doubt, {super().describe()}"
 
 
 def sources(preset: EaPruning, root: Path | None) -> Sources:
