@@ -45,7 +45,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_it_runs_on_camvid_and_again_from_where_it_was(
-    camvid: Path, short: Path, capsys: pytest.CaptureFixture[str]
+    camvid: Path, short: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quickstart.run(scale="small", dataset="camvid", root=camvid, out=short, seed=0)
     for criterion in ("l1", "random"):
@@ -58,6 +58,7 @@ def test_it_runs_on_camvid_and_again_from_where_it_was(
     assert set(records) == {"dense", "l1", "random"}
     assert records["l1"].metrics["macs"] <= 0.5 * records["dense"].metrics["macs"]
     assert 0 <= records["l1"].metrics["miou_seq05vd"] <= 1
+    monkeypatch.setattr(quickstart, "_leave_files", lambda *args, **kw: None)  # its exports take longest
     quickstart.run(scale="small", dataset="camvid", root=camvid, out=short, seed=0)
     again = {r.method: r for r in ledger.load("Q1")}
     assert all(again[m].metrics["iou"] == records[m].metrics["iou"] for m in records)
