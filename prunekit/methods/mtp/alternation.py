@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from prunekit.errors import InputError
-from prunekit.methods.mtp.parts import Parts, submodule
+from prunekit.methods.mtp.parts import Parts, backbone_of, check_backbones, submodule
 from prunekit.methods.mtp.state import Round, Settings, State, learning
 from prunekit.progressive import Training
 from prunekit.train import checkpoint as store
@@ -53,16 +53,18 @@ def alternate(
     classifier: its module `backbone` is the segmenter's `parts.path` once more; it returns logits (B, K). classify,
     segment: data, loss and TrainConfig (SGD) of either task; their config.steps are for all rounds together.
     on_round(round, classifier, segmenter): called after each round with the networks in training. checkpoint: a folder,
-    written after each round and on Ctrl-C, between two steps; with the same arguments the run goes on from there and
-    ends with the same weights, bit for bit, as an unbroken one. Several processes: `accelerate launch`.
+    written after each round, after every save_every steps of a task (each by its own config), and on Ctrl-C, between
+    two steps; with the same arguments the run goes on from there and ends with the same weights, bit for bit, as an
+    unbroken one. Several processes: `accelerate launch`.
 
     Raises InputError when the backbones differ (naming the first tensor) and for settings that cannot work,
-    TrainingError when a loss is not finite, before weights are touched (the folder keeps the last round), DataError for
+    TrainingError when a loss is not finite, before weights are touched, or a network is not at the end of a round or
+    where it would be saved (the folder keeps the last checkpoint, whose networks are), DataError for
     labels that the heads do not have (see classification_loss), CheckpointError as finetune does.
     """
     _check(classifier, segmenter, parts, classify, segment, settings)
     networks = nn.ModuleDict({"classifier": classifier, "segmenter": segmenter})
-    identity = _identity(networks, classify, segment, settings)
+    identity = _identity(networks, parts, classify, segment, settings)
     folder = Path(checkpoint) if checkpoint is not None else None
     with one_accelerator(classify.config) as accelerator, own_dice(accelerator.device):
         first, second = start(classifier, classify.config, accelerator), start(segmenter, segment.config, accelerator)
@@ -81,6 +83,8 @@ def alternate(
                     while state.due(run) and not interrupted.is_set():
                         state.step(run, task, [next(source) for _ in range(run.config.accumulate)])
                         bar.update()
+                        if folder is not None and len(run.history) % run.config.save_every == 0:
+                            state.save(folder, identity)
                 if not interrupted.is_set():
                     ended = state.end_round()
                     if on_round is not None:
@@ -108,16 +112,8 @@ def _check(
     segment: Training,
     settings: Settings,
 ) -> None:
-    ours, theirs = submodule(segmenter, parts.path), submodule(classifier, "backbone")
-    shapes = [{n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (theirs, ours)]
-    for name in [*shapes[0], *shapes[1]]:
-        have, want = (table.get(name, "nothing") for table in shapes)
-        if have != want:
-            raise InputError(
-                f"the backbones differ: '{name}' is {have} in the classifier, {want} in the segmenter's "
-                f"'{parts.path}'. Build both with the same arguments."
-            )
-    if list(learning(ours)) != list(learning(theirs)):
+    check_backbones(classifier, segmenter, parts.path, "Build both with the same arguments.")
+    if list(learning(submodule(segmenter, parts.path))) != list(learning(backbone_of(classifier))):
         raise InputError("the backbones differ in what requires a gradient; freeze the same parameters in both.")
     for task, name in ((classify, "classify"), (segment, "segment")):
         config = task.config
@@ -130,9 +126,12 @@ def _check(
             raise InputError(f"classify and segment differ in {key}; one process trains both: set it alike.")
 
 
-def _identity(networks: nn.Module, classify: Training, segment: Training, settings: Settings) -> dict[str, Any]:
+def _identity(
+    networks: nn.Module, parts: Parts, classify: Training, segment: Training, settings: Settings
+) -> dict[str, Any]:
     """What must be the same for a folder to be gone on with."""
-    config, data = {**asdict(settings)}, {}
+    config, data = {**asdict(settings), "backbone": parts.path}, {}
+    config |= {f"the part of '{name}'": part for part in ("backbone", "decoder") for name in getattr(parts, part)}
     for name, task in (("classify", classify), ("segment", segment)):
         own = {k: v for k, v in asdict(task.config).items() if k not in ("quiet", "save_every", "device")}
         config |= {f"{name}.{key}": value for key, value in own.items()}

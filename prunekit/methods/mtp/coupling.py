@@ -10,8 +10,9 @@ splitting: Combettes and Wajs, 2005). With v = the weight after the step and s =
 
 So scales become 0 exactly; a subgradient alpha sign(gamma) in the gradient leaves them jittering around it (measured in
 tests/benchmarks/bench_mtp.py, hence the choice). And mu may grow without limit, where a step along h's gradient
-diverges from s mu = 2 on. Where nothing moves any more, the loss's gradient and h's subgradient sum to 0, as Eq. 7
-wants. With momentum beta the gradients of 1 / (1 - beta) steps add up, hence s = lr / (1 - beta).
+diverges from s mu = 2 on; at 1e30 it stays: the copies have long been equal to the last bit, and 32 bits hold no more.
+Where nothing moves any more, the loss's gradient and h's subgradient sum to 0, as Eq. 7 wants. With momentum beta the
+gradients of 1 / (1 - beta) steps add up, hence s = lr / (1 - beta).
 
 Legend: W1, W3 = name of a parameter -> tensor, the classifier's and the segmenter's backbone.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -27,18 +29,25 @@ from torch import Tensor
 
 from prunekit.errors import InputError
 
+MOST_MU = 1e30
+
 
 class Coupling:
     """Holds W1 and W3 (the tensors themselves, changed in place), the multipliers E, from 0, and mu.
 
-    first, third: name -> parameter. Raises InputError for rho at most 1 and for mu at most 0.
+    first, third: name -> parameter. Raises InputError for rho at most 1 and for mu at most 0 or above 1e30.
     """
 
     def __init__(self, first: Mapping[str, Tensor], third: Mapping[str, Tensor], *, mu: float, rho: float) -> None:
-        if not (math.isfinite(rho) and rho > 1):
-            raise InputError(f"rho is {rho}; mu is multiplied by it after each round, so it must be above 1, e.g. 1.3.")
-        if not (math.isfinite(mu) and mu > 0):
-            raise InputError(f"mu is {mu}; it weighs ||W1 - W3||^2 in the first round and must be above 0, e.g. 0.01.")
+        if not (isinstance(rho, Real) and math.isfinite(rho) and rho > 1):
+            raise InputError(
+                f"rho is {rho!r}; mu is multiplied by it after each round, so it must be above 1, e.g. 1.3."
+            )
+        if not (isinstance(mu, Real) and 0 < mu <= MOST_MU):
+            raise InputError(
+                f"mu is {mu!r}; it weighs ||W1 - W3||^2 in the first round and must be above 0, e.g. 0.01, up to "
+                f"{MOST_MU:g}."
+            )
         self.first, self.third, self.mu, self.rho = dict(first), dict(third), mu, rho
         self.multipliers = {name: torch.zeros_like(w, requires_grad=False) for name, w in first.items()}
 
@@ -58,10 +67,10 @@ class Coupling:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Eq. 10: E += mu (W1 - W3), mu *= rho."""
+        """Eq. 10: E += mu (W1 - W3), mu *= rho, up to MOST_MU."""
         for name, e in self.multipliers.items():
             e.add_(self.first[name], alpha=self.mu).sub_(self.third[name], alpha=self.mu)
-        self.mu *= self.rho
+        self.mu = min(self.mu * self.rho, MOST_MU)
 
     @torch.no_grad()
     def residual(self) -> float:

@@ -1,8 +1,9 @@
 """Who may go: the channels inside the backbone's residual blocks, and the decoder's.
 
 The sum after a residual block has as many channels as the block before, so the paper prunes only what is inside: the
-first two convolutions of a bottleneck, the first of a basic block. Everything outside the backbone is the decoder.
-Heads that only training has (auxiliary ones) stay whole: they are not in the network that is used.
+first two convolutions of a bottleneck, the first of a basic block. What has no channel in the backbone is the decoder.
+These stay whole: heads that only training has (auxiliary ones), which are not in the network that is used; and channels
+that backbone and decoder share (a sum of both), because the classifier cannot lose them: it has no such sum.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.core import ChannelGroup, Groups
@@ -59,7 +60,7 @@ def split(segmenter: nn.Module, groups: Groups, path: str = "backbone", *, inner
             f"no batch norm follows any channel of '{path}' that may go, and mtp ranks channels by batch-norm scales: "
             "take a backbone with batch norms, or a criterion that needs none, such as l1 or taylor."
         )
-    outside = [g for g in normed if not _within(g, path)]
+    outside = [g for g in normed if not any(m.tensor.startswith(f"{path}.") for m in g.members)]
     return Parts(groups.only(_names(inside)), groups.only(_names(outside)), path)
 
 
@@ -68,9 +69,43 @@ def submodule(segmenter: nn.Module, path: str) -> nn.Module:
     try:
         return segmenter.get_submodule(path)
     except AttributeError as err:
-        names = [name for name, _ in segmenter.named_modules() if name.endswith("backbone")]
-        there = f"'{names[0]}'" if names else ", ".join(repr(name) for name, _ in segmenter.named_children())
-        raise InputError(f"the segmenter has no '{path}'; give the backbone's name, as it has {there}.") from err
+        raise InputError(
+            f"the segmenter has no '{path}'; give the backbone's name, as it has {_like_backbone(segmenter)}."
+        ) from err
+
+
+def backbone_of(classifier: nn.Module) -> nn.Module:
+    """The classifier's, always under this name; InputError with the names there are."""
+    try:
+        return classifier.get_submodule("backbone")
+    except AttributeError as err:
+        raise InputError(
+            f"the classifier ({type(classifier).__name__}) has no 'backbone'; name it so, as it has "
+            f"{_like_backbone(classifier)}."
+        ) from err
+
+
+def check_backbones(classifier: nn.Module, segmenter: nn.Module, path: str, advice: str) -> None:
+    """InputError, naming the first tensor, unless both backbones have the same ones: names, shapes, types."""
+    theirs, ours = backbone_of(classifier).state_dict(), submodule(segmenter, path).state_dict()
+    for name in [*theirs, *ours]:
+        have, want = (_kind(table.get(name)) for table in (theirs, ours))
+        if have != want:
+            at = 1 if have[0] == want[0] else 0
+            raise InputError(
+                f"the backbones differ: '{name}' is {have[at]} in the classifier, {want[at]} in the segmenter's "
+                f"'{path}'. {advice}"
+            )
+
+
+def _kind(tensor: Tensor | None) -> tuple[object, object]:
+    return ("nothing", "nothing") if tensor is None else (tuple(tensor.shape), tensor.dtype)
+
+
+def _like_backbone(model: nn.Module) -> str:
+    """What it could be, else the names of its parts."""
+    names = [name for name, _ in model.named_modules() if name.endswith("backbone")]
+    return f"'{names[0]}'" if names else ", ".join(repr(name) for name, _ in model.named_children())
 
 
 def _within(group: ChannelGroup, path: str) -> bool:

@@ -12,9 +12,11 @@ from pathlib import Path
 from torch import nn
 
 from prunekit.core import PruningPlan
-from prunekit.methods.mtp.parts import Parts, submodule
+from prunekit.methods.mtp.parts import Parts, backbone_of, check_backbones, submodule
 from prunekit.progressive import Training
 from prunekit.train import finetune
+
+ALIKE = "Build both with the same arguments, and cut both: the classifier with classifier_plan(plan, parts)."
 
 
 def classifier_plan(plan: PruningPlan, parts: Parts) -> PruningPlan:
@@ -28,9 +30,13 @@ def classifier_plan(plan: PruningPlan, parts: Parts) -> PruningPlan:
 
 
 def with_backbone(segmenter: nn.Module, classifier: nn.Module, path: str = "backbone") -> nn.Module:
-    """A copy of the segmenter with the weights and statistics of the classifier's backbone."""
+    """A copy of the segmenter with the weights and statistics of the classifier's backbone.
+
+    Raises InputError when the backbones differ in names, shapes or types.
+    """
+    check_backbones(classifier, segmenter, path, ALIKE)
     new = copy.deepcopy(segmenter)
-    submodule(new, path).load_state_dict(submodule(classifier, "backbone").state_dict())
+    submodule(new, path).load_state_dict(backbone_of(classifier).state_dict())
     return new
 
 
@@ -45,8 +51,10 @@ def retrain(
 ) -> tuple[nn.Module, nn.Module]:
     """Fine-tune the small classifier, put its backbone into the small segmenter, fine-tune that. Returns both.
 
-    folder: for checkpoints; there, the same call goes on where it was. Raises the errors of finetune.
+    folder: for checkpoints; there, the same call goes on where it was. Raises InputError when the backbones differ,
+    before anything is trained, and the errors of finetune.
     """
+    check_backbones(classifier, segmenter, path, ALIKE)
     folders = [Path(folder) / name if folder is not None else None for name in ("classifier", "segmenter")]
     small = finetune(
         classifier,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import CheckpointError, InputError, TrainingError
 from prunekit.methods.mtp.coupling import Coupling, soft_threshold_
-from prunekit.methods.mtp.parts import Parts, submodule
+from prunekit.methods.mtp.parts import Parts, backbone_of, submodule
 from prunekit.progressive import Training
 from prunekit.train import Step, lr_at
 from prunekit.train import checkpoint as store
@@ -63,9 +64,9 @@ class State:
         self.folder, self.first, self.second, self.settings = folder, first, second, settings
         self.rounds: list[Round] = []
         scales = parts.scales(second.bare)
-        self.decoder = [p for name, p in second.bare.named_parameters() if name in scales["decoder"]]
+        self.decoder = [p for name, p in learning(second.bare).items() if name in scales["decoder"]]
         self.scales = frozenset(name.removeprefix(f"{parts.path}.") for name in scales["backbone"])
-        own, third = learning(submodule(first.bare, "backbone")), learning(submodule(second.bare, parts.path))
+        own, third = learning(backbone_of(first.bare)), learning(submodule(second.bare, parts.path))
         self.coupling = Coupling(own, third, mu=settings.mu, rho=settings.rho)
 
     def due(self, run: Run) -> bool:
@@ -77,7 +78,11 @@ class State:
         return run.config.steps // self.settings.rounds
 
     def step(self, run: Run, task: Training, micro: list[Batch]) -> None:
-        """SGD on the task's loss, then what is left of its Lagrangian, in closed form."""
+        """SGD on the task's loss, then what is left of its Lagrangian, in closed form.
+
+        After the last step of a round all of the network must be finite, so that no other network is pulled to one that
+        is not, and no round or checkpoint holds it: TrainingError.
+        """
         number, weight = len(run.history), 1.0 if run is self.first else self.settings.weight
 
         def loss_fn(output: Any, target: Any) -> Tensor:
@@ -86,9 +91,7 @@ class State:
         try:
             loss = take_step(run, number, micro, loss_fn, None, task.count)
         except TrainingError as err:
-            name = "classification" if run is self.first else "segmentation"
-            kept = f" {self.folder} keeps the rounds before." if self.folder and self.rounds else ""
-            raise TrainingError(f"round {len(self.rounds)}, {name}: {err}{kept}") from err
+            raise TrainingError(self._where(run, str(err))) from err
         size = lr_at(run.config, number) / (1 - run.config.momentum)
         if run is self.first:
             self.coupling.pull_first(size, self.settings.alpha1, self.scales)
@@ -97,21 +100,41 @@ class State:
             for gamma in self.decoder:
                 soft_threshold_(gamma, size * self.settings.alpha2)
         run.history.append(Step(number, loss, lr_at(run.config, number)))
+        if not self.due(run):
+            self._need_finite(run)
+
+    def _where(self, run: Run, what: str) -> str:
+        task = "classification" if run is self.first else "segmentation"
+        kept = f" {self.folder} keeps the rounds before." if self.folder and self.rounds else ""
+        return f"round {len(self.rounds)}, {task}: {what}{kept}"
+
+    def _need_finite(self, run: Run) -> None:
+        """Weights and statistics; a loss can be finite where its gradient, or the step along it, is not."""
+        bad = not_finite(run.bare.state_dict())
+        if bad is not None:
+            what = f"'{bad}' is not finite after step {len(run.history) - 1}, though the loss was."
+            raise TrainingError(self._where(run, f"{what} Lower lr, or add warmup or clip_norm."))
 
     def end_round(self) -> Round:
-        """Eq. 10, and how it went."""
+        """Eq. 10, and how it went. TrainingError where E overflows."""
         means = [
             math.fsum(step.loss for step in run.history[-self.steps(run) :]) / self.steps(run)
             for run in (self.first, self.second)
         ]
         residual, size = self.coupling.residual(), self.coupling.size()
         relative = residual / size if size else math.inf
-        self.rounds.append(Round(len(self.rounds), *means, residual=residual, relative=relative, mu=self.coupling.mu))
+        ended = Round(len(self.rounds), *means, residual=residual, relative=relative, mu=self.coupling.mu)
         self.coupling.update()
-        return self.rounds[-1]
+        bad = not_finite(self.coupling.multipliers)
+        if bad is not None:
+            raise TrainingError(f"round {ended.number}: E of '{bad}' is not finite, mu is {ended.mu:g}: lower mu, rho.")
+        self.rounds.append(ended)
+        return ended
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Write a checkpoint; the first process does."""
+        """Write a checkpoint; the first process does. TrainingError, and nothing written, for what is not finite."""
+        for run in self.runs().values():
+            self._need_finite(run)
         if not self.first.accelerator.is_main_process:
             return
         tensors = {"model": self.networks().state_dict(), "multipliers": self.coupling.multipliers}
@@ -148,6 +171,11 @@ class State:
         return nn.ModuleDict({"classifier": self.first.bare, "segmenter": self.second.bare})
 
 
-def learning(backbone: nn.Module) -> dict[str, Tensor]:
-    """The parameters that are trained, and so must agree."""
-    return {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first that holds inf or nan."""
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
+
+
+def learning(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained; those of the two backbones must agree."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -13,9 +13,9 @@ from torch import nn
 
 from prunekit.core import Groups, PruningPlan, Scores
 from prunekit.errors import InputError, ScoreError
-from prunekit.methods.mtp.parts import Parts
+from prunekit.methods.mtp.parts import Parts, check_backbones
 from prunekit.observe import mean_over, norm_scales, of_units
-from prunekit.plan import Limits, global_plan
+from prunekit.plan import Limits, checked_scores, global_plan
 
 How = Literal["independent", "unified"]
 Percentage = float | tuple[float, float]  # fraction of channels that go, of the two parts where they differ
@@ -33,8 +33,10 @@ def score(segmenter: nn.Module, parts: Parts, *, classifier: nn.Module | None = 
 
     Without a classifier the segmenter's own backbone says (network slimming with MTP's thresholds, "Slimming-Ind").
     Where several norms follow one channel it is the mean of theirs. Raises ScoreError for a group without batch norm,
-    or where all scales are equal, as initialised.
+    or where all scales are equal, as initialised; InputError when the backbones differ.
     """
+    if classifier is not None:
+        check_backbones(classifier, segmenter, parts.path, "Take the two networks that were trained together.")
     state, scores = segmenter.state_dict(), Scores()
     theirs = classifier.state_dict() if classifier is not None else {}
     for groups in (parts.backbone, parts.decoder):
@@ -56,6 +58,7 @@ def score(segmenter: nn.Module, parts: Parts, *, classifier: nn.Module | None = 
 def thresholds(parts: Parts, scores: Scores, percentage: Percentage, *, how: How = "independent") -> Thresholds:
     """The scales at which this fraction of a part's channels is gone: the largest of them that goes, 0 if none does."""
     first, second = _fractions(percentage, how)
+    scores = _of_parts(parts, scores)
     backbone, decoder = (
         torch.cat([scores[name] for name in groups]) if groups else torch.zeros(0)
         for groups in (parts.backbone, parts.decoder)
@@ -83,7 +86,7 @@ def plan(
     """
     first, second = _fractions(percentage, how)
     limits, tau = limits or Limits(round_to=1), thresholds(parts, scores, percentage, how=how)
-    both = Groups({**parts.backbone.table, **parts.decoder.table})
+    both = _both(parts)
     ranked = [(both, first)] if how == "unified" else [(parts.backbone, first), (parts.decoder, second)]
     sizes, keep, saved = {}, {}, []
     for groups, ratio in ranked:
@@ -96,6 +99,19 @@ def plan(
             saved += [f"{n} ({len(k)}, not {left[n]})" for n, k in one.keep.items() if len(k) > left[n]]
     note = f"mtp, {how}, ratio {first:g} / {second:g}, tau1 {tau.backbone:.3g}, tau2 {tau.decoder:.3g}"
     return PruningPlan(sizes, keep, note + (f"; the limits kept more of {', '.join(saved)}" if saved else ""))
+
+
+def _both(parts: Parts) -> Groups:
+    return Groups({**parts.backbone.table, **parts.decoder.table})
+
+
+def _of_parts(parts: Parts, scores: Scores) -> Scores:
+    """Those of the parts' groups, on the CPU. ScoreError for one that is missing or does not fit."""
+    both = _both(parts)
+    missing = [name for name in both if name not in scores]
+    if missing:
+        raise ScoreError(f"no scores of '{missing[0]}', {len(missing)} missing; take mtp.score(segmenter, parts).")
+    return Scores(checked_scores(both, {name: scores[name] for name in both}))
 
 
 def _left(scores: Scores, ratio: float) -> dict[str, int]:

@@ -74,6 +74,27 @@ def test_networks_without_blocks_or_norms_are_refused() -> None:
                 mtp.split(model, groups, inner=False)
 
 
+class Sum(nn.Module):
+    """The decoder's channels are added to the backbone's, and a stem's are read by it: neither is one part's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6))
+        layers = nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+        self.backbone = nn.Sequential(*layers)
+        self.lateral = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(self.stem(x)) + self.lateral(x))
+
+
+def test_channels_that_both_parts_share_stay_whole() -> None:
+    model = randomised(Sum())
+    parts = mtp.split(model, find_groups(model, X), inner=False)
+    assert list(parts.backbone) == ["backbone.0"] and list(parts.decoder) == ["head.0"]
+
+
 def test_scores_are_the_classifiers_scales_and_the_decoders(case) -> None:
     model, _, parts = case
     classifier = Classifier(copy.deepcopy(model.backbone), 5)
@@ -134,6 +155,17 @@ def test_a_layer_that_would_be_empty_keeps_what_the_limits_say(case) -> None:
     zeros = {name: torch.zeros_like(s) for name, s in scores.items()}  # ties: exactly the percentage goes all the same
     plan = mtp.plan(parts, zeros, 0.25, limits=Limits(round_to=1, max_ratio=0.999))
     assert sum(len(zeros[n]) - len(plan.keep[n]) for n in parts.backbone) <= round(0.25 * 232)
+
+
+def test_scores_that_are_missing_are_named(case) -> None:
+    model, _, parts = case
+    scores = mtp.score(model, parts)
+    del scores["fuse.0"]
+    for call in (mtp.plan, mtp.thresholds):
+        with pytest.raises(ScoreError, match=r"no scores of 'fuse.0', 1 missing; take mtp.score"):
+            call(parts, scores, 0.5)
+    with pytest.raises(ScoreError, match="'fuse.0' has 64 units but its scores are"):
+        mtp.plan(parts, {**scores, "fuse.0": torch.ones(3)}, 0.5)
 
 
 @pytest.mark.parametrize("wrong", [1.0, -0.1, (0.1,), "half"])

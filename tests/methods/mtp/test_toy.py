@@ -1,14 +1,20 @@
 """Two quadratics with a shared variable: the alternation against the minimiser in closed form, and two ways to miss it.
 
-    min  a/2 (w - p)^2 + b/2 (w - q)^2 + c/2 (v - w)^2 + l |v|     w shared, v the decoder's
+    min  a/2 (w - p)^2 + b/2 (w - q)^2 + c/2 (v - w)^2 + (l1 + l2) |w| + l2 |v|     w shared, v the decoder's
 
-For l = 0: v = w = (a p + b q) / (a + b). Legend: D numbers, w_D shared.
+For l1 = l2 = 0: v = w = (a p + b q) / (a + b). Else v = soft(w, l2 / c) and
+
+    w = soft(a p + b q, l1 + 2 l2) / (a + b)          where c |w| > l2
+        soft(a p + b q, l1 + l2) / (a + b + c)        else: v = 0
+
+Legend: D numbers, w_D shared.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -81,6 +87,26 @@ def test_lambda_weighs_the_second_loss() -> None:
     done = mtp.alternate(First(), Second(), NOTHING, task, task, settings)
     expected_D = (A * P_D + 3 * B * Q_D) / (A + 3 * B)
     torch.testing.assert_close(done.classifier.backbone.w_D.detach(), expected_D, rtol=0, atol=1e-6)
+
+
+class Penalised(mtp.Parts):
+    """No batch norms here: all that is shared and the decoder's are its scales."""
+
+    def scales(self, segmenter: nn.Module) -> dict[str, frozenset[str]]:
+        return {"backbone": frozenset({"backbone.w_D"}), "decoder": frozenset({"v_D"})}
+
+
+def test_with_l1_it_reaches_the_soft_thresholded_minimiser() -> None:
+    task, (l1, l2) = training(900, 0.0), (0.3, 0.6)
+    parts, settings = Penalised(Groups({}), Groups({}), "backbone"), mtp.Settings(36, l1, l2, mu=1.0, rho=1.1)
+    done = mtp.alternate(First(), Second(), parts, task, task, settings)
+    far_D, near_D = F.softshrink(A * P_D + B * Q_D, l1 + 2 * l2) / (A + B), F.softshrink(A * P_D + B * Q_D, l1 + l2)
+    w_D = torch.where(C * far_D.abs() > l2, far_D, near_D / (A + B + C))
+    assert ((C * w_D).abs() > l2).tolist() == [True, True, False], "both cases occur"
+    for found_D in (done.classifier.backbone.w_D, done.segmenter.backbone.w_D):
+        torch.testing.assert_close(found_D.detach(), w_D, rtol=0, atol=1e-6)
+    torch.testing.assert_close(done.segmenter.v_D.detach(), F.softshrink(w_D, l2 / C), rtol=0, atol=1e-6)
+    assert done.segmenter.v_D[2] == 0
 
 
 def gap(after: str, rounds: int = 60, mu: float = 1.0) -> float:
