@@ -151,9 +151,11 @@ def test_the_runs_are_those_that_the_claim_and_the_paper_compare(claim: str) -> 
 
 def test_a_run_that_claims_share_is_made_once_and_d2_is_asked_twice() -> None:
     runs = trials.trials(CLAIMS, 2)
-    assert len(runs) == 2 * 15
+    assert len(runs) == 2 * 16
     assert {row.claim for row in runs[0, Way()]} == {"D2", "D3", "D4"}
     assert [row.claim for row in runs[1, HALF]] == ["D1", "D5", "D5", "D5"]
+    at_once = [row.method for (_, way), rows in runs.items() for row in rows if way == Way("static", annealing=False)]
+    assert at_once == ["static, at once"] * 2
     domains = {row.settings["domains"] for rows in runs.values() for row in rows if row.claim == "D2"}
     assert domains == {1, 5}
     assert [seed for seed, _ in runs] == sorted(seed for seed, _ in runs), "a seed is whole before the next"
