@@ -683,10 +683,11 @@ networks = {
 x512 = torch.randn(1, 3, 512, 512)
 times = latency_ms(networks, x512, repeats=9, warmup=1, threads=1, clock="cpu")
 macs = {name: count_macs(network, x512) for name, network in networks.items()}
-print(f"{'':10}{'G MACs':>8}{'hoped':>8}{'real':>8}")
+print(f"{'':10}{'G MACs':>8}{'hoped':>8}{'ms':>8}{'real':>8}")
 for name in networks:
     hoped, real = (table["additive"] / table[name] for table in (macs, times))
-    print(f"{name:10}{macs[name] / 1e9:8.1f}{hoped:7.2f}x{real:7.2f}x")
+    row = f"{name:10}{macs[name] / 1e9:8.1f}{hoped:7.2f}x"
+    print(f"{row}{times[name]:8.0f}{real:7.2f}x")
 
 # %% [markdown]
 # **What to see.** *masked* computes everything and then multiplies by zeros: its MACs are the dense network's, and the predictors
@@ -718,9 +719,9 @@ claims.table("D3", "D4", "D5")
 # - **D1**: 30 % cost about a point. With the seeds' spread that is more than the claim allows. 50 % cost more, as in the paper.
 # - **D2**: the static network is ahead, on one domain by two to three points, on five by less. The oracle of section 1 said that
 #   there is little to win on one domain; five bring the two closer together and no further.
-# - **D4** explains part of it: here annealing *costs* three to four points. Half of the steps go to sparsities that are not the
-#   final one, and 60 are left to live with the result. Closed at once, gates do about as well as the annealed static network
-#   (a static one closed at once we have not run). In 160,000 steps that price should shrink; we have not run it.
+# - **D4** explains most of it on one domain: here annealing *costs* the gates three to four points. Half of the steps go to
+#   sparsities that are not the final one, and 60 are left to live with the result. When both are closed at once, gates and the
+#   static network are level: they differ by less than the seeds do. In 160,000 steps that price should shrink; we have not run it.
 # - **D3**: between the four ways of distilling, the seeds differ as much as the means.
 # - **D5**: here *no* neuron of the key layer is on for every image, where the paper has about half. Two thirds depend on the image,
 #   the rest is always off. So with four times the steps of section 8 gates do learn to differ. It has not paid yet.
