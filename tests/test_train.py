@@ -312,6 +312,16 @@ def test_dice_give_the_callers_state_back():
         assert state() != first
 
 
+class Sizes(Dataset):
+    """Four pictures of two sizes."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i):
+        return torch.zeros(3, 8 + 4 * (i % 2), 8), torch.zeros(8 + 4 * (i % 2), 8).long()
+
+
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
@@ -320,6 +330,9 @@ def test_dice_give_the_callers_state_back():
         (((torch.zeros(1, 3, 6, 6), torch.zeros(1)) for _ in range(3)), "read once only"),
         ([{"image": 1}], r"gives a dict per batch; \(input, target\)"),
         ([(1, 2, 3)], "tuple of 3"),
+        (DataLoader(Sizes(), 2), r"2 sizes, \(3, 8, 8\), \(3, 12, 8\), make no batch: crop or resize"),
+        (DataLoader(Sizes(), 2, num_workers=1), r"2 sizes, \(3, 8, 8\), \(3, 12, 8\), make no batch: crop or resize"),
+        (DataLoader(Sizes(), batch_sampler=[[0, 1]]), "2 sizes"),
     ],
 )
 def test_bad_loaders(loader, message):
@@ -436,6 +449,31 @@ def test_penalty_is_added_once_a_step():
     assert sparse.history[0].loss == pytest.approx(plain.history[0].loss + penalty(net).item(), rel=1e-5)
 
 
+def test_a_penalty_of_what_the_forward_pass_made_is_that_of_one_big_batch():
+    """As gates are: it has a graph of its own in every micro-batch."""
+    net, made = _plain(), []
+
+    def penalty(model: nn.Module) -> torch.Tensor:
+        return 0.5 * made.pop().abs().mean()
+
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            y = self.net(x)
+            made.append(y)
+            return y
+
+    data = Noisy(0.0)
+    big = finetune(Keeps(), DataLoader(data, batch_size=8), _config(4), penalty=penalty)
+    small = finetune(Keeps(), DataLoader(data, batch_size=2), _config(4, accumulate=4), penalty=penalty)
+    assert made == [] and _gap(big.model, small.model) < 1e-6
+    assert [s.loss for s in big.history] == pytest.approx([s.loss for s in small.history], rel=1e-5)
+    assert _gap(big.model, finetune(Keeps(), DataLoader(data, batch_size=8), _config(4)).model) > 1e-4
+
+
 def test_clip_norm_bounds_the_step():
     config = _config(1, momentum=0.0, weight_decay=0.0, clip_norm=0.01)
     moved = finetune(_plain(), _loader(), config).model
@@ -462,6 +500,28 @@ def test_ema_is_the_average_of_the_visited_weights():
     torch.testing.assert_close(trained[1].running_mean, mean_stats)
     assert trained[1].num_batches_tracked == 12
     assert not torch.allclose(mean, visited[-1])  # and it is not the last
+
+
+def test_ema_returns_the_extra_state_that_training_left():
+    class Counts(nn.Module):
+        """How many forward passes it has seen, stored with the weights but in no tensor of the network."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.passes = _plain(), 0
+
+        def forward(self, x):
+            self.passes += 1
+            return self.net(x)
+
+        def get_extra_state(self) -> torch.Tensor:
+            return torch.tensor(self.passes)
+
+        def set_extra_state(self, state: torch.Tensor) -> None:
+            self.passes = int(state)
+
+    trained = finetune(Counts(), _loader(), _config(3, ema=0.5)).model
+    assert trained.passes == 3 and not _same(trained, finetune(Counts(), _loader(), _config(3)).model)
 
 
 def test_freeze_bn_keeps_statistics_but_trains_the_affine():

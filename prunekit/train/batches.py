@@ -10,9 +10,10 @@ before n are skipped.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -119,7 +120,7 @@ def _from_samples(loader: DataLoader[Any], seed: int, span: range, share: Share)
         _Repeatable(loader.dataset, seed),
         batch_sampler=_KeysOfBatches(loader, seed, span, share),  # type: ignore[arg-type]
         num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
+        collate_fn=_OneSize(loader.collate_fn),
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
@@ -127,6 +128,36 @@ def _from_samples(loader: DataLoader[Any], seed: int, span: range, share: Share)
         prefetch_factor=loader.prefetch_factor,
     )
     yield from again
+
+
+def with_sizes(loader: Iterable[Any]) -> Iterable[Any]:
+    """The same batches; a DataLoader that cannot make one of samples of unlike sizes says so, with a DataError."""
+    if not isinstance(loader, DataLoader):
+        return loader
+    other = copy.copy(loader)
+    other.collate_fn = _OneSize(loader.collate_fn)
+    return other
+
+
+class _OneSize:
+    """A collate function that names the sizes where samples do not fit together."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Any) -> Any:
+        try:
+            return self.collate(samples)
+        except RuntimeError as err:
+            rows = [sample if isinstance(sample, (tuple, list)) else (sample,) for sample in samples]
+            for parts in zip(*rows):
+                sizes = sorted({tuple(part.shape) for part in parts if hasattr(part, "shape")})
+                if len(sizes) > 1:
+                    raise DataError(
+                        f"samples of {len(sizes)} sizes, {', '.join(map(str, sizes))}, make no batch: crop or resize "
+                        "them to one size in the data set's transform, or use batch_size=1."
+                    ) from err
+            raise
 
 
 class _KeysOfBatches:
@@ -169,7 +200,7 @@ def _from_batches(loader: Iterable[Any], seed: int, span: range, share: Share) -
     n, epoch, end = 0, 0, object()
     while n < span.stop:
         with dice("order", seed, epoch):
-            source = iter(loader)
+            source = iter(with_sizes(loader))
         first = n
         while n < span.stop:
             with dice("batch", seed, n):

@@ -47,11 +47,12 @@ def finetune(
     loader: gives (input, target); its batch_size is that of all processes together; epochs follow one another until
     config.steps. loss_fn(output, target): a mean over the target's labels; F.cross_entropy works too.
     count(target): how many labels that mean is over; used with accumulate or several processes only.
-    penalty(model): added once a step (sparse training). on_step(step, model): called after each step with the model
-    in training. observer: looks on at the forward passes; what it gathered is stored and taken up with the checkpoints,
-    the mean over all processes. checkpoint: a folder, written every save_every steps and at the end; if it holds a
-    checkpoint of this very run, the run goes on from there and ends with the same weights, bit for bit, as an unbroken
-    one. Ctrl-C then waits for the step to end, saves and stops. Several processes: `accelerate launch` or `torchrun`.
+    penalty(model): is added (sparse training), once a step: the mean of what it is after each micro-batch's forward
+    pass. on_step(step, model): called after each step with the model in training. observer: looks on at the forward
+    passes; what it gathered is stored and taken up with the checkpoints, the mean over all processes. checkpoint: a
+    folder, written every save_every steps and at the end; if it holds a checkpoint of this very run, the run goes on
+    from there and ends with the same weights, bit for bit, as an unbroken one. Ctrl-C then waits for the step to end,
+    saves and stops. Several processes: `accelerate launch` or `torchrun`.
 
     Raises DataError (empty loader, labels out of range), CheckpointError (damaged, or of another run), InputError, and
     TrainingError when the loss is not finite, before the weights are touched.
@@ -76,9 +77,17 @@ def finetune(
                 bar.update()
                 _after_step(run, folder, identity, on_step, interrupted)
         trained = copy.deepcopy(model)  # and not the copy that trained: Accelerate has wrapped its forward
-        trained.load_state_dict((run.bare if run.ema is None else run.ema).state_dict())
+        trained.load_state_dict(_result(run))
         trained.zero_grad()
         return Trained(trained.eval(), tuple(run.history))
+
+
+def _result(run: Run) -> dict[str, Any]:
+    """The state of what is returned. Modules' extra state has no mean: that is what the training left."""
+    if run.ema is None:
+        return run.bare.state_dict()
+    mean = {name: value for name, value in run.ema.state_dict().items() if not name.endswith("_extra_state")}
+    return {**run.bare.state_dict(), **mean}
 
 
 def _after_step(

@@ -1,9 +1,10 @@
 """One optimizer step, on Accelerate: what a loop repeats.
 
-    loss of a step = (sum over its labels of their loss) / (number of labels in the step) + penalty(model)
+    loss of a step = (sum over its labels of their loss) / (number of labels in the step) + mean of penalty(model)
 
 The sum runs over all micro-batches (`accumulate`) and all processes, so k micro-batches or W processes take the very
 step one big batch would take. A mean of per-process means would not: processes hold unlike numbers of ignored pixels.
+The penalty is asked after each forward pass, since it may be of what that pass made; all micro-batches count alike.
 Two things still depend on the split: batch norm sees its own micro-batch (over processes on GPUs it is synchronised;
 on CPUs it is not: use freeze_bn), and dropout draws its own masks.
 
@@ -104,8 +105,8 @@ def take_step(
                 raise InputError(f"loss_fn must return a Tensor with one number, not {type(loss).__name__}.")
             # a part without labels counts for nothing, even where its mean is 0 / 0
             loss = loss.reshape(()) * weight if weight else loss.reshape(()).nan_to_num(0.0) * 0.0
-            if last and penalty is not None:
-                loss = loss + penalty(run.bare)
+            if penalty is not None:
+                loss = loss + penalty(run.bare) / len(micro)
             accelerator.backward(loss)
         losses.append(loss.detach())
     total: Any = accelerator.reduce(torch.stack(losses).sum(), "mean")  # the mean, because the weights hold W
