@@ -49,9 +49,9 @@ def distill(
     the teacher. loader, loss_fn, penalty, observer, count: as for `finetune`; penalty and observer get the student, in
     both stages. checkpoint: a folder, which gets one for each stage. The history numbers each stage's steps from 0.
 
-    Raises InputError, by name, for a stage that one of them does not have, that gives no single tensor or another shape
-    than the teacher's, or that does not run, and for a parameter that student and teacher share; and the errors of
-    `finetune`.
+    Raises InputError, by name, for stages that one of them does not have, that give no single tensor or another shape
+    than the teacher's, or that do not run; for a parameter that student and teacher share; before the first step, for
+    answers that stage 2 could not compare; and the errors of `finetune`.
     """
     if features is None and logits is None:
         raise InputError("nothing to do: both stages are None.")
@@ -65,7 +65,7 @@ def distill(
         if config is None:
             continue
         names = _names(features[0]) if features and stage == "features" else ()
-        pair = _Pair(student, teacher, names, asks=bool(names) or soft_weight > 0)
+        pair = _Pair(student, teacher, names, asks=logits is not None and soft_weight > 0)
         done = finetune(
             pair,
             loader,
@@ -101,7 +101,8 @@ def _refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
 class _Pair(nn.Module):
     """Both networks on one input. The teacher is in eval mode and does not learn, but moves and is stored with it.
 
-    asks: False where the loss has no use for the teacher, which then does not run.
+    asks: whether the second stage will compare answers; then they are held to one shape from the first step on. False
+    and no names: there is no use for the teacher, which does not run.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, names: tuple[str, ...], *, asks: bool) -> None:
@@ -109,29 +110,27 @@ class _Pair(nn.Module):
         self.names, self.asks = names, asks
         self.student = student
         self.teacher = teacher
+        lacks = []
         for who, model in (("student", student), ("teacher", teacher)):
             known = dict(model.named_modules())
-            missing = [name for name in names if name not in known]
-            if missing:
-                raise InputError(
-                    f"the {who} ({type(model).__name__}) has no module '{missing[0]}', which is a stage to distil: see "
-                    f"its named_modules()."
-                )
+            missing = ", ".join(f"'{name}'" for name in names if name not in known)
+            lacks += [f"the {who} ({type(model).__name__}) has no module {missing}"] if missing else []
+        if lacks:
+            raise InputError(f"{'; '.join(lacks)}: name stages that both have, see named_modules().")
 
     def forward(self, x: Any) -> dict[str, Any]:
         with torch.no_grad(), _outputs(self.teacher, self.names) as theirs:
-            answer = self.teacher(x) if self.asks else None
+            answer = self.teacher(x) if self.asks or self.names else None
         with _outputs(self.student, self.names) as ours:
             out = self.student(x)
-        for name in self.names:
-            for who, found in (("student", ours), ("teacher", theirs)):
-                _need_tensor(found, name, who)
-            mine, wanted = tuple(ours[name].shape), tuple(theirs[name].shape)
-            if mine != wanted:
-                raise InputError(
-                    f"stage '{name}' is {mine} in the student and {wanted} in the teacher: they cannot be compared. "
-                    "Choose stages of equal shape, or another teacher."
-                )
+        faults = [fault for name in self.names for fault in _faults(name, ours, theirs)]
+        if faults:
+            raise InputError(
+                f"{'; '.join(faults)}. Name modules that run in every forward pass and give one tensor, of one shape "
+                "in both, such as 'encoder.stages.0', or choose another teacher."
+            )
+        if self.asks:
+            _need_same(logits_of(out), logits_of(answer))
         # by name: the two need not run their modules in the same order
         both = {"ours": [ours[name] for name in self.names], "theirs": [theirs[name] for name in self.names]}
         return {"out": out, "teacher": answer, **both}
@@ -142,14 +141,31 @@ class _Pair(nn.Module):
         return self
 
 
-def _need_tensor(found: dict[str, Any], name: str, who: str) -> None:
-    if name not in found:
-        raise InputError(f"stage '{name}' did not run in the {who}: name modules that every forward pass uses.")
-    if not isinstance(found[name], Tensor):
-        raise InputError(
-            f"stage '{name}' gives a {type(found[name]).__name__} in the {who}; name modules that give one tensor, "
-            "such as 'encoder.stages.0'."
-        )
+def _need_same(logits: Tensor, teacher: Tensor) -> None:
+    """Answers are compared one by one."""
+    if logits.shape == teacher.shape:
+        return
+    counts = [answer.shape[1] for answer in (logits, teacher) if answer.ndim > 1]
+    classes = ": {} classes and {}".format(*counts) if len(set(counts)) == 2 else ""
+    raise InputError(
+        f"the student answers {tuple(logits.shape)}, the teacher {tuple(teacher.shape)}{classes}. Give a teacher of "
+        "the same classes and size, or soft_weight=0: then its answers have no part."
+    )
+
+
+def _faults(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Why the outputs of a stage cannot be compared."""
+    both = {"student": ours, "teacher": theirs}
+    faults = [f"stage '{name}' did not run in the {who}" for who, found in both.items() if name not in found]
+    faults += [
+        f"stage '{name}' gives a {type(found[name]).__name__} in the {who}"
+        for who, found in both.items()
+        if name in found and not isinstance(found[name], Tensor)
+    ]
+    if faults:
+        return faults
+    mine, wanted = tuple(ours[name].shape), tuple(theirs[name].shape)
+    return [] if mine == wanted else [f"stage '{name}' is {mine} in the student and {wanted} in the teacher"]
 
 
 class _OfStudent:
@@ -180,8 +196,7 @@ class _Loss:
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
     """SCE, a scalar: the mean over positions of - sum_k softmax(teacher)_k log softmax(logits)_k. Both (B, K, ...)."""
-    if logits.shape != teacher.shape:
-        raise InputError(f"the student answers {tuple(logits.shape)}, the teacher {tuple(teacher.shape)}.")
+    _need_same(logits, teacher)
     return -(teacher.detach().softmax(1) * log_softmax(logits, 1)).sum(1).mean()
 
 

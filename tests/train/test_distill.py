@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +94,32 @@ def test_a_teacher_whose_stages_do_not_match_is_refused_by_name() -> None:
         distill(Net(), nn.Linear(3, 2), loader(), None, ONE, loss_fn=cross_entropy)
 
 
+def test_all_stages_that_do_not_match_are_named_at_once() -> None:
+    narrow, wide = Net(), Net(width=7)
+    wide.body[2] = nn.Linear(7, 9)
+    wide.head = nn.Linear(9, 4)
+    with pytest.raises(InputError, match=r"'body.0' is \(8, 5\) .*\(8, 7\) in the teacher; stage 'body.2' is \(8, 6\)"):
+        distill(narrow, wide, loader(), (STAGES, ONE), ONE)
+    both = r"student \(Net\) has no module 'x', 'y'; the teacher \(Linear\) has no module 'x', 'body.0', 'y'"
+    with pytest.raises(InputError, match=both):
+        distill(Net(), nn.Linear(3, 4), loader(), (("x", "body.0", "y"), ONE), ONE)
+
+
+def test_answers_that_stage_2_cannot_compare_are_refused_before_stage_1_takes_a_step(tmp_path) -> None:
+    teacher = Net(seed=1)
+    teacher.head = nn.Linear(6, 2)
+    every = replace(ONE, save_every=1)
+    with pytest.raises(InputError, match=r"answers \(8, 4\), the teacher \(8, 2\): 4 classes and 2.*soft_weight=0"):
+        distill(Net(), teacher, loader(), (STAGES, every), every, checkpoint=tmp_path)
+    assert list(tmp_path.rglob("*.safetensors")) == [], "no step was taken"
+    for stages in ((None, {}), (ONE, {"soft_weight": 0})):  # no second stage, or one that does not ask
+        logits, more = stages
+        done = distill(Net(), teacher, loader(), (STAGES, ONE), logits, loss_fn=cross_entropy, **more)
+        assert len(done.history) == 1 + (logits is not None)
+    distill(Net(), Net(seed=1), loader(), (STAGES, every), None, checkpoint=tmp_path)
+    assert list(tmp_path.rglob("*.safetensors")), "the control: a step leaves a file"
+
+
 def test_nothing_to_do_and_weights_below_0_are_refused() -> None:
     with pytest.raises(InputError, match="both stages"):
         distill(Net(), Net(), loader(), None, None)
@@ -150,7 +178,7 @@ def test_stages_that_give_no_tensor_or_do_not_run_are_named() -> None:
             return super().forward(self.many([x])[0])
 
     for name, message in (
-        ("many", "stage 'many' gives a list in the student; name modules that give one tensor"),
+        ("many", "'many' gives a list in the student; .*in the teacher. Name modules that .* give one tensor"),
         ("unused", "stage 'unused' did not run in the student"),
     ):
         with pytest.raises(InputError, match=message):
