@@ -6,14 +6,12 @@ left out on purpose. Nothing is loaded unless everything fits.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -34,7 +32,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {path}, which {what}.")
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
-    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as err:
+    except Exception as err:  # bytes that are no checkpoint fail anywhere in the unpickler, with any error
         raise CheckpointError(f"cannot read {path}: {_why(err)}") from err
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -58,7 +56,9 @@ def _why(err: Exception) -> str:
             f"it holds Python objects ({code[1]}) beside the weights. If you trust where it comes from, keep the "
             "weights alone: torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pth')."
         )
-    reason = (str(err).strip() or type(err).__name__).splitlines()[0]
+    reason = [*str(err).strip().splitlines(), ""][0]
+    if " " not in reason:  # a byte's number, or nothing
+        reason = f"it holds no checkpoint ({type(err).__name__})"
     return f"{reason.split('. ')[0]}; download it again, or is it another kind of file?"
 
 

@@ -264,9 +264,10 @@ def test_damaged_and_foreign_files_are_refused(folder: Path, tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot read"):
         from_transformers(tmp_path)
-    (tmp_path / "cut.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="cannot read"):
-        from_original(tmp_path / "cut.pth")
+    for text, why in ((b"not a checkpoint", "cannot read"), (b"hello\n", "no checkpoint .KeyError"), (b"", "EOFError")):
+        (tmp_path / "cut.pth").write_bytes(text)  # torch.load fails at each in another way
+        with pytest.raises(CheckpointError, match=f"{why}.*download it again"):
+            from_original(tmp_path / "cut.pth")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="encoder alone"):
         from_original(tmp_path / "other.pth")
