@@ -14,7 +14,9 @@ Legend: B = images, N = tokens, C = channels, U = neurons of the gated layer, n 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
+from math import isfinite
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -153,13 +155,22 @@ def kept_at(sparsity: float, size: int, name: str = "gate", *, heads: int = 1) -
         among = f"{size} neurons" if heads == 1 else f"the {size} neurons of a head"
         raise InputError(
             f"at sparsity {sparsity:g} the gate '{name}' would keep nothing of {among}: lower the sparsity to "
-            f"{1 - 1 / size:g}, or leave this kind of layer out with where=."
+            f"{1 - 1 / size:g}, or leave this kind of layer out (where, of make_dynamic)."
         )
     return kept
 
 
 def check_sparsity(sparsity: float) -> None:
     """Raise InputError unless it is a number in [0, 1)."""
-    number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
-    if not number or not 0 <= sparsity < 1:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise InputError(f"sparsity is {sparsity!r}; it is the fraction of neurons to leave out, in [0, 1).")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite real number, Python's or NumPy's, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, Python's or NumPy's, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

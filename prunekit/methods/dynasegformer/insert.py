@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -13,7 +13,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from prunekit.errors import GroupError, InputError
-from prunekit.methods.dynasegformer.gate import Gate, MagnitudeGate, Selector, check_sparsity
+from prunekit.methods.dynasegformer.gate import Gate, MagnitudeGate, Selector, check_sparsity, is_number, is_whole
 from prunekit.methods.dynasegformer.layers import GatedAttention, GatedLayer, GatedMixFFN, GatedMlp, GatedQKV
 from prunekit.methods.dynasegformer.places import KINDS, Where, pairs, places
 from prunekit.models.segformer.encoder import Attention, MixFFN
@@ -36,11 +36,11 @@ def make_dynamic(
     Raises InputError for a sparsity outside [0, 1) and a gate that would keep nothing, GroupError when there is no
     place for a gate, with the reasons.
     """
-    if type(reduction) is not int or reduction < 1:
+    if not is_whole(reduction) or reduction < 1:
         raise InputError(f"reduction is {reduction!r}; give a whole number from 1 on.")
-    if not (isinstance(gain, (int, float)) and 0 < gain < float("inf")):
-        raise InputError(f"gain is {gain!r}; give a number above 0.")
-    return _insert(model, sparsity, where, partial(_predictor, reduction=reduction, gain=gain))
+    if not is_number(gain) or gain <= 0:
+        raise InputError(f"gain is {gain!r}; give a finite number above 0.")
+    return _insert(model, sparsity, where, partial(_predictor, reduction=int(reduction), gain=float(gain)))
 
 
 def make_static(model: nn.Module, *, sparsity: float, where: Sequence[Where] = KINDS) -> nn.Module:
@@ -63,8 +63,8 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
     """Change how much the gates of `model` leave out, in place: annealing, or one network at several sparsities."""
     check_sparsity(sparsity)
     gates = gates_of(model).values()
-    for gate in gates:
-        gate.kept_at(sparsity)  # all or none: one that would keep nothing is found before any is changed
+    least = min(gates, key=lambda gate: gate.size // gate.heads)
+    least.kept_at(sparsity)  # if it keeps one, all do: refused before any is changed, with a limit that holds for all
     for gate in gates:
         gate.set_sparsity(sparsity)
 
@@ -83,15 +83,15 @@ def use_path(model: nn.Module, path: Literal["masked", "gathered"]) -> nn.Module
 
 def _insert(model: nn.Module, sparsity: float, where: Sequence[Where], maker: Maker) -> nn.Module:
     check_sparsity(sparsity)
-    unknown = [kind for kind in where if kind not in KINDS]
-    if isinstance(where, str) or unknown or not where:
-        raise InputError(f"where is {where!r}; give a tuple with 'attention', 'ffn' or both.")
+    kinds = where if isinstance(where, str) or not isinstance(where, Iterable) else tuple(where)
+    if not isinstance(kinds, tuple) or not kinds or any(kind not in KINDS for kind in kinds):
+        raise InputError(f"where is {kinds!r}; give a tuple with 'attention', 'ffn' or both.")
     there = places(model)
-    names = [name for name, kind in there.found.items() if kind in where]
+    names = [name for name, kind in there.found.items() if kind in kinds]
     if not names:
         reasons = "; ".join(f"'{name}': {why}" for name, why in list(there.skipped.items())[:3])
         raise GroupError(
-            f"no layer of {type(model).__name__} can be gated ({', '.join(where)}). "
+            f"no layer of {type(model).__name__} can be gated ({', '.join(kinds)}). "
             + (reasons or "It has no attention, Mlp or nn.Sequential of linear layers that is known here.")
         )
     dynamic = copy.deepcopy(model)
@@ -103,8 +103,7 @@ def _insert(model: nn.Module, sparsity: float, where: Sequence[Where], maker: Ma
         elif gated is not layer:
             parent, _, child = name.rpartition(".")
             setattr(dynamic.get_submodule(parent), child, gated)
-    for gate in gates_of(dynamic).values():
-        gate.set_sparsity(sparsity)
+    set_sparsity(dynamic, sparsity)
     dynamic.register_forward_pre_hook(one_batch)
     return dynamic
 
@@ -159,14 +158,28 @@ def _constant(inputs: int, magnitude_U: Tensor, heads: int, name: str) -> Select
 
 def one_batch(model: nn.Module, args: tuple[Any, ...]) -> None:
     """Before each forward pass: images come as one tensor. What else a model takes is its own affair."""
-    images = args[0] if args and isinstance(args[0], (list, tuple)) else ()
-    if not images or not all(isinstance(x, Tensor) and x.ndim == 3 for x in images):
+    given = args[0] if args else None
+    if isinstance(given, Tensor):
+        if given.ndim == 3 and _reads_images(model):  # tokens (B, N, C) are for models that begin with a linear layer
+            raise InputError(
+                f"{type(model).__name__} was given a tensor {tuple(given.shape)}, and a batch is (B, C, H, W): for one "
+                "image pass image[None]."
+            )
+        return
+    images = given if isinstance(given, (list, tuple)) else ()
+    if not images or not all(isinstance(x, Tensor) and x.ndim in (3, 4) for x in images):
         return
     sizes = sorted({tuple(x.shape) for x in images})
     said = f"{type(model).__name__} was given a list of {len(images)} images, and a batch is one tensor (B, C, H, W)"
     if len(sizes) == 1:
-        raise InputError(f"{said}: stack them, torch.stack(images).")
+        raise InputError(f"{said}: put them together, torch.{'stack' if len(sizes[0]) == 3 else 'cat'}(images).")
     raise InputError(
         f"{said}; these have {len(sizes)} sizes, {', '.join(map(str, sizes))}. Gates belong to each image, so running "
         "them one by one, or in a batch for each size, gives the same masks."
     )
+
+
+def _reads_images(model: nn.Module) -> bool:
+    """Whether its first layer with weights is a convolution, as in a patch embedding."""
+    first = next((module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))), None)
+    return isinstance(first, nn.Conv2d)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from prunekit.errors import DataError, InputError
 from prunekit.methods.dynasegformer.gate import Selector
-from prunekit.methods.dynasegformer.insert import gates_of
+from prunekit.methods.dynasegformer.insert import gates_of, one_batch
 from prunekit.metrics import evaluating
+from prunekit.train.batches import with_sizes
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def gate_statistics(model: nn.Module, batches: Iterable[Any]) -> dict[str, GateC
     Batches may differ in size. Raises the errors of masks_of, and DataError when there is no image.
     """
     on, images = {}, 0
-    for batch in batches:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+    for x in _inputs(model, batches):
         for name, mask_BU in masks_of(model, x).items():
             on[name] = on.get(name, 0) + (mask_BU > 0).sum(0).cpu()
         images += len(x)
@@ -87,11 +87,19 @@ def neuron_magnitudes(model: nn.Module, layer: str, batches: Iterable[Any]) -> T
         found.append(y.abs().flatten(1, -2).mean(1).cpu() if y.ndim > 2 else y.abs().cpu())
 
     with evaluating(model), module.register_forward_hook(see):
-        for batch in batches:
-            model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        for x in _inputs(model, batches):
+            model(x)
     if not found:
         raise DataError("neuron_magnitudes was given no image: the loader is empty.")
     return torch.cat(found)
+
+
+def _inputs(model: nn.Module, batches: Iterable[Any]) -> Iterator[Tensor]:
+    """What the model reads of each batch. InputError for an image by itself."""
+    for batch in with_sizes(batches):
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        one_batch(model, (x,))
+        yield x
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import InputError, TrainingError
-from prunekit.methods.dynasegformer.gate import Gate, check_sparsity
+from prunekit.methods.dynasegformer.gate import Gate, check_sparsity, is_number, is_whole
 from prunekit.methods.dynasegformer.insert import gates_of, set_sparsity
 
 
@@ -22,7 +22,7 @@ class GateTraining:
 
     sparsity: what the network ends at. steps: T, over which it gets there; None: it is there from the first step.
     weight: lambda_m. reduction: "mean" weighs the mean |G| of each gate, summed over gates, whatever their widths;
-    "sum" weighs the sum over all neurons, as printed. Both are means over the images of a batch. One object serves one
+    "sum" weighs the sum over all neurons, as printed. Both are means over the images of a step. One object serves one
     training, or several that follow one another: its steps go on. It is stored in the run's checkpoints.
     """
 
@@ -35,14 +35,16 @@ class GateTraining:
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         check_sparsity(sparsity)
-        if steps is not None and (type(steps) is not int or steps < 1):
+        if steps is not None and not (is_whole(steps) and steps >= 1):
             raise InputError(
                 f"annealing over {steps!r} steps: give a whole number from 1 on, or None for no annealing, the whole "
                 "sparsity from the first step."
             )
-        if not weight >= 0 or reduction not in ("mean", "sum"):
-            raise InputError(f"weight={weight!r}, reduction={reduction!r}: need a number >= 0 and 'mean' or 'sum'.")
-        self.sparsity, self.steps, self.weight, self.reduction = sparsity, steps, weight, reduction
+        if not (is_number(weight) and weight >= 0) or reduction not in ("mean", "sum"):
+            raise InputError(
+                f"weight={weight!r}, reduction={reduction!r}: need a finite number >= 0, and 'mean' or 'sum'."
+            )
+        self.sparsity, self.steps, self.weight, self.reduction = sparsity, steps, float(weight), reduction
         self.step = 0
         self._seen: list[Tensor] = []
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from timm.layers.mlp import Mlp
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gated_nets import images, one_stage, opinionated, tiny
@@ -32,7 +32,7 @@ from prunekit.methods.dynasegformer import (
 )
 from prunekit.models.segformer import segformer
 from prunekit.profiling import count_macs, count_params
-from prunekit.train import TrainConfig, finetune
+from prunekit.train import TrainConfig, distill, finetune
 
 QUIET = TrainConfig(steps=4, lr=1e-3, optimizer="adamw", quiet=True)
 
@@ -165,6 +165,33 @@ def test_a_gate_that_does_not_decide_once_for_each_image_is_named() -> None:
             masks_of(make_dynamic(Folds(times), sparsity=0.5), torch.randn(2, 8, 6))
 
 
+class OfTwoSizes(Dataset):
+    """Pictures (3, 32, 64) and (3, 48, 64)."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.zeros(3, 32 + 16 * (i % 2), 64)
+
+
+def test_images_that_are_no_batch_are_refused_in_words() -> None:
+    dynamic, plain = make_dynamic(one_stage(), sparsity=0.5), one_stage()
+    one, layer = torch.zeros(3, 32, 64), "encoder.stages.0.blocks.0.mlp.fc1"
+    for look in (
+        lambda x: gate_statistics(dynamic, [x]),
+        lambda x: neuron_magnitudes(plain, layer, [x]),
+        lambda x: masks_of(dynamic, x[0] if isinstance(x, list) else x),
+    ):
+        for x in (one, [one, one]):
+            with pytest.raises(InputError, match=r"a tensor \(3, 32, 64\), and a batch is \(B, C, H, W\)"):
+                look(x)
+    for look in (lambda x: gate_statistics(dynamic, x), lambda x: neuron_magnitudes(plain, layer, x)):
+        with pytest.raises(DataError, match=r"2 sizes, \(3, 32, 64\), \(3, 48, 64\), make no batch"):
+            look(DataLoader(OfTwoSizes(), 2))
+    assert neuron_magnitudes(plain, layer, DataLoader(OfTwoSizes(), 1)).shape == (4, 32)
+
+
 def test_magnitudes_are_means_over_the_tokens_of_one_image() -> None:
     model, x = tiny(), images(3)
     found = neuron_magnitudes(model, "encoder.stages.0.blocks.0.mlp.fc1", [x[:2], x[2:]])
@@ -196,6 +223,38 @@ def test_the_sparsity_rises_and_the_trained_network_has_all_of_it() -> None:
     assert not torch.equal(before[f"{name}.excite.bias"], after[f"{name}.excite.bias"])
     at_once = GateTraining(0.5, steps=None)
     assert at_once.now() == 0.5
+
+
+@pytest.mark.parametrize("start", [0.0, 0.75])
+def test_an_average_of_weights_has_the_sparsity_that_the_training_ended_at(start) -> None:
+    gates = GateTraining(0.5, steps=2)
+    config = replace(QUIET, ema=0.9, steps=2)
+    trained = finetune(make_dynamic(one_stage(), sparsity=start), loader(), config, observer=gates).model
+    assert {(gate.kept, gate.size) for gate in gates_of(trained).values()} == {(2, 8), (16, 32)}
+
+
+def test_micro_batches_pay_the_penalty_of_one_big_batch() -> None:
+    dynamic, data = make_dynamic(one_stage(), sparsity=0.5), loader().dataset
+    for module in dynamic.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            module.p = 0.0  # each micro-batch would draw its own
+
+    def train(batch: int, accumulate: int, *, weight: float = 1.0):
+        gates = GateTraining(0.5, steps=2, weight=weight)
+        config = replace(QUIET, steps=3, optimizer="sgd", lr=0.01, freeze_bn=True, accumulate=accumulate)
+        return finetune(dynamic, DataLoader(data, batch), config, observer=gates, penalty=gates.penalty)
+
+    big, small, without = train(8, 1), train(2, 4), train(8, 1, weight=0.0)
+    assert [s.loss for s in small.history] == pytest.approx([s.loss for s in big.history], rel=1e-4)
+    assert _gap(big.model, small.model) < 1e-5 < 1e-3 < _gap(big.model, without.model)
+    gates, one = GateTraining(0.5, steps=2), replace(QUIET, steps=1, accumulate=2)
+    stages = (("encoder.stages.0",), one)
+    done = distill(dynamic, one_stage(), loader(), stages, one, observer=gates, penalty=gates.penalty)
+    assert len(done.history) == 2
+
+
+def _gap(a: nn.Module, b: nn.Module) -> float:
+    return max(float((p - q).detach().abs().max()) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def test_a_target_that_cannot_be_reached_is_refused_before_the_first_step() -> None:
@@ -274,6 +333,7 @@ def test_an_annealing_length_that_cannot_work_is_refused(steps) -> None:
 def test_other_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(InputError, match=r"in \[0, 1\)"):
         GateTraining(1.0, steps=3)
-    for how in ({"weight": -1.0}, {"weight": float("nan")}, {"reduction": "max"}):
+    wrong = (-1.0, float("nan"), float("inf"), "a", True, None)
+    for how in (*({"weight": weight} for weight in wrong), {"reduction": "max"}):
         with pytest.raises(InputError, match="weight"):
             GateTraining(0.5, steps=3, **how)  # type: ignore[arg-type]

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gated_nets import images, one_stage, opinionated, tiny, vit_block
+from gated_nets import deit, images, one_stage, opinionated, tiny, vit_block
 
 from prunekit.errors import GroupError, InputError
 from prunekit.methods.dynasegformer import (
+    GateTraining,
     MagnitudeGate,
     Places,
     gates_of,
@@ -115,6 +116,14 @@ def test_layers_that_compute_something_of_their_own_are_left_alone_and_named() -
 def test_numbers_of_numpy_are_numbers() -> None:
     assert kept_at(np.float32(0.5), 16) == 8  # type: ignore[arg-type]
     assert {gate.kept for gate in gates_of(make_dynamic(one_stage(), sparsity=np.float64(0.5))).values()} == {2, 16}
+    how: dict = {"reduction": np.int64(4), "gain": np.float64(2.0)}
+    net = make_dynamic(one_stage(), sparsity=0.5, where=(kind for kind in ("ffn",)), **how)  # type: ignore[arg-type]
+    (gate,) = gates_of(net).values()
+    assert gate.squeeze.out_features == 8  # type: ignore[union-attr]
+    training = GateTraining(0.5, steps=np.int64(3), weight=np.float64(1))  # type: ignore[arg-type]
+    with training.watching(net.train()):
+        net(images(1))
+        training.penalty(net).backward()  # gates times a number of NumPy's would be an array
 
 
 def test_no_gate_changes_where_one_would_keep_nothing() -> None:
@@ -123,6 +132,15 @@ def test_no_gate_changes_where_one_would_keep_nothing() -> None:
     with pytest.raises(InputError, match="keep nothing of 8"):
         set_sparsity(dynamic, 0.97)  # the first, of 32, could keep one
     assert [gate.kept for gate in gates_of(dynamic).values()] == [16, 4]
+
+
+@pytest.mark.parametrize("widths", [(32, 8), (8, 32)])
+def test_the_limit_that_is_proposed_holds_for_every_gate(widths) -> None:
+    chains = [nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 4)) for width in widths]
+    with pytest.raises(InputError, match=r"nothing of 8 neurons: lower the sparsity to 0\.875,"):
+        make_dynamic(nn.Sequential(*chains), sparsity=0.99)
+    gates = gates_of(make_dynamic(nn.Sequential(*chains), sparsity=0.875)).values()
+    assert [gate.kept for gate in gates] == [max(1, width // 8) for width in widths]
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, 2, float("nan"), "half", None, True])
@@ -146,13 +164,13 @@ def test_a_gate_that_would_keep_nothing_is_named() -> None:
 
 def test_other_arguments_that_cannot_work_are_refused() -> None:
     model = tiny()
-    for where in ((), ("mlp",), "ffn"):
+    for where in ((), ("mlp",), "ffn", 3, iter(())):
         with pytest.raises(InputError, match="where"):
             make_dynamic(model, sparsity=0.5, where=where)  # type: ignore[arg-type]
-    for reduction in (0, 2.0):
+    for reduction in (0, 2.0, True):
         with pytest.raises(InputError, match="reduction"):
             make_dynamic(model, sparsity=0.5, reduction=reduction)  # type: ignore[arg-type]
-    for gain in (0, -1.0, float("nan"), "fast"):
+    for gain in (0, -1.0, float("nan"), "fast", True, float("inf")):
         with pytest.raises(InputError, match="gain"):
             make_dynamic(model, sparsity=0.5, gain=gain)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no path"):
@@ -169,6 +187,14 @@ def test_images_that_come_one_by_one_are_refused_with_a_way_out() -> None:
         dynamic([torch.zeros(3, 32, 64), torch.zeros(3, 64, 64)])
     with pytest.raises(InputError, match=r"list of 2 images.*torch.stack\(images\)"):
         dynamic([torch.zeros(3, 32, 64)] * 2)
+    with pytest.raises(InputError, match=r"list of 2 images.*torch.cat\(images\)"):
+        dynamic([torch.zeros(1, 3, 32, 64)] * 2)
+    with pytest.raises(InputError, match=r"2 sizes, \(1, 3, 32, 64\), \(3, 32, 64\)"):
+        dynamic((torch.zeros(1, 3, 32, 64), torch.zeros(3, 32, 64)))
+    for model in (dynamic, make_dynamic(deit(), sparsity=0.5)):
+        with pytest.raises(InputError, match=r"a tensor \(3, 32, 32\).*image\[None\]"):
+            model(torch.zeros(3, 32, 32))
+    assert make_dynamic(vit_block(), sparsity=0.5)(torch.zeros(2, 5, 24)).shape == (2, 5, 24)  # tokens are 3-D
 
 
 def test_a_model_that_takes_a_tuple_gets_it() -> None:
