@@ -3,6 +3,7 @@ pictures, and what is refused."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from prunekit.errors import InputError
 from prunekit.methods.dynasegformer import MagnitudeGate, cost, gates_of, make_dynamic
 from prunekit.models import zoo
 from prunekit.models.segformer import MiT, MixTransformer, SegFormer, segformer
-from prunekit.profiling import count_params
+from prunekit.profiling import count_macs, count_params
 
 CLAIMS = ("D1", "D2", "D3", "D4", "D5")
 
@@ -56,11 +57,15 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_full_scale_is_section_4_1(name: str) -> None:
     preset = preset_of("full", name)
     config = preset.train.config(seed=0)
-    assert (config.steps, config.lr, config.schedule, config.optimizer) == (160000, 6e-5, "poly", "adamw")
+    assert (config.steps, config.lr, config.optimizer) == (160000, 6e-5, "adamw")
+    # as SegFormer has it: poly of power 1
+    assert (config.schedule, config.warmup, config.weight_decay, config.decay_norm) == ("linear", 1500, 0.01, False)
     assert (preset.weight, preset.soft_weight, preset.gain, preset.reduction) == (0.005, 0.5, 1.0, 16)
     ade20k = name.startswith("ade20k")
     assert (preset.size, preset.train.batch) == (((512, 512), 16) if ade20k else ((1024, 1024), 8))
     assert preset.features and preset.soft and preset.annealing and preset.gate == "dynamic"
+    short = override(preset, steps=20).train.config(seed=0)
+    assert (short.steps, short.warmup) == (20, 2), "a trial of a few steps can run, each stage longer than its warm-up"
 
 
 def test_networks_have_the_papers_costs() -> None:
@@ -76,6 +81,21 @@ def test_networks_have_the_papers_costs() -> None:
             row = rows[f"DynaSegFormer-{variant}, {percent} %"]
             assert row.params - rows[f"SegFormer-{variant}"].params == pytest.approx(added, abs=0.01)
     assert [row.macs for name, row in rows.items() if "B0" in name] == [8.4, 3.3, 2.7]
+
+
+@pytest.mark.parametrize(("name", "variant", "sparsity"), [("cityscapes", "b0", 0.5), ("cityscapes-b2", "b2", 0.3)])
+def test_cityscapes_macs_are_of_whole_pictures_as_the_paper_counts(name: str, variant: str, sparsity: float) -> None:
+    preset = preset_of("full", name)
+    rows = {row.name: row for row in PAPER["cityscapes"]}
+    with torch.device("meta"):
+        teacher = segformer(19, variant=variant)
+        dense = segformer(19, variant=variant, fuse="sum", fuse_layer=False)
+        found = experiment.costs(teacher, make_dynamic(dense, sparsity=sparsity), preset)
+        crop = count_macs(teacher, torch.empty(1, 3, *preset.size))
+    row = f"SegFormer-{variant.upper()}"
+    assert found["macs_dense"] / 1e9 == pytest.approx(rows[row].macs, rel=0.04)
+    assert found["macs"] / 1e9 == pytest.approx(rows[f"Dyna{row}, {sparsity * 100:.0f} %"].macs, rel=0.03)
+    assert crop / 1e9 < 0.6 * rows[row].macs, "the control: of a training crop it is about half"
 
 
 def test_weights_of_another_network_or_data_set_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,9 +120,15 @@ def test_overrides_and_what_they_refuse() -> None:
         ({"gate": "soft"}, "no gate 'soft'"),
         ({"model": "unet"}, "no network 'unet'"),
         ({"steps": 0}, "from 1 on"),
+        ({"steps": 1}, "1 step is too few for two stages.*--no-features"),
+        ({"gate": "dense", "sparsity": 0.3}, "no gates, so no sparsity: leave that out"),
+        ({"gate": "dense", "sparsity": 0.3, "annealing": True}, "no sparsity and no annealing"),
     ):
         with pytest.raises(InputError, match=message):
             override(preset, **wrong)
+    dense = override(preset, gate="dense")
+    assert (dense.sparsity, dense.annealing) == (0.0, False), "what is recorded is what was done"
+    assert override(preset, steps=1, features=False).train.steps == 1
     with pytest.raises(InputError, match="domains is 6; scenes have 5"):
         experiment.task_of(replace(preset, domains=6), None)
     with pytest.raises(InputError, match="released SegFormer weights"):
@@ -139,6 +165,9 @@ def test_the_whole_road_on_few_pictures_goes_on_where_it_was(
         assert torch.equal(other(x), again.model.cpu()(x)), "the sparsity and the gain come with the weights"
     assert cli.main([*line, "--gate", "static", "--sparsity", "1.5"]) == 2
     assert "in [0, 1)" in capsys.readouterr().err
+    assert cli.main([*line, "--sparsity", "0.99"]) == 2
+    (limit,) = re.findall(r"lower the sparsity to (\S+),", capsys.readouterr().err)
+    assert cli.main([*line, "--sparsity", limit]) == 0, "what is proposed works for every gate"
     assert cli.main(["run", "dynasegformer", "--scale", "full", "--root", str(tmp_path), "--out", str(tmp_path)]) == 2
 
 

@@ -183,8 +183,8 @@ def train(
 
 
 def costs(teacher: nn.Module, student: nn.Module, preset: Dyna) -> dict[str, Any]:
-    """MACs of an image of the training size by part, before and after, and what saved them."""
-    x = torch.zeros(1, 3, *preset.size, device=next(student.parameters()).device)
+    """MACs by part, before and after, and what saved them; of a whole picture where the preset says how large it is."""
+    x = torch.zeros(1, 3, *(preset.whole or preset.size), device=next(student.parameters()).device)
     after = dyna.cost(student, x)
     dense = dyna.additive_decoder(cast(SegFormer, teacher), fuse_layer=preset.fuse_layer)
     saved = dyna.saving(teacher, dense, after, x)

@@ -1,10 +1,12 @@
 """DynaSegFormer's settings at mini, small and full scale, and the numbers its authors print.
 
 What of `full` is the paper's (Bai et al., ICASSP 2022): networks and data sets, crops, batch, 160,000 steps at 0.00006
-with poly decay, annealing over half of them, lambda_m and lambda_s, 30 and 50 %. It does not say how the steps are
-shared by the two stages of distillation (half each here), the weight decay (0.01 is SegFormer's), or how wide a
-predictor is (a 16th of its layer fits the parameters it prints). It starts from the released SegFormer weights: give
-their file or folder.
+with poly decay, annealing over half of them, lambda_m and lambda_s, 30 and 50 %; and, since it keeps the rest as in
+SegFormer (Xie et al., NeurIPS 2021), what that released: 1,500 steps of warm-up, poly of power 1 (our "linear"), weight
+decay 0.01 and none on norms. Left out of SegFormer's: a head that learns ten times as fast. Ours: biases are spared
+weight decay with the norms; each stage of the distillation has half of the steps and a schedule of its own, warm-up and
+all (not printed); a predictor is a 16th as wide as its layer (not printed; it fits the parameters that are). It starts
+from the released SegFormer weights: give their file or folder.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import nn
 from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
 from prunekit.course.presets import Scale
 from prunekit.errors import InputError
-from prunekit.methods.dynasegformer import kept_at
+from prunekit.methods.dynasegformer.gate import check_sparsity
 from prunekit.models.segformer import segformer, segformer_mini
 
 GateKind = Literal["dynamic", "static", "dense"]
@@ -62,7 +64,8 @@ PAPER: dict[str, tuple[Printed, ...]] = {
 
 @dataclass(frozen=True)
 class Dyna:
-    """What `prunekit run dynasegformer` and the lesson read. size: (height, width) of a training crop, pixels.
+    """What `prunekit run dynasegformer` and the lesson read. size: (height, width) of a training crop, pixels. whole:
+    of the picture whose MACs are counted; None: that of the crop.
 
     train: of the student, both stages of the distillation together. pretrain: of the dense network, which is then the
     teacher; None: it comes trained. gate: "dynamic", "static" (the comparator) or "dense" (no gate, trained alike).
@@ -88,11 +91,14 @@ class Dyna:
     fuse_layer: bool = False
     domains: int = 1
     short_side: int | None = None
+    whole: tuple[int, int] | None = None
 
 
-def _full(dataset: str, variant: str, side: int, batch: int, short_side: int | None = None) -> Dyna:
-    train = Stretch(160000, batch, 6e-5, weight_decay=0.01, optimizer="adamw", schedule="poly")
-    return Dyna(dataset, f"segformer_{variant}", (side, side), train, sparsity=0.3, short_side=short_side)
+def _full(dataset: str, variant: str, side: int, batch: int, **more: Any) -> Dyna:
+    train = Stretch(
+        160000, batch, 6e-5, weight_decay=0.01, optimizer="adamw", schedule="linear", warmup=1500, decay_norm=False
+    )
+    return Dyna(dataset, f"segformer_{variant}", (side, side), train, sparsity=0.3, **more)
 
 
 DYNASEGFORMER: dict[Scale, dict[str, Dyna]] = {
@@ -111,8 +117,8 @@ DYNASEGFORMER: dict[Scale, dict[str, Dyna]] = {
     "full": {
         "ade20k": _full("ade20k", "b0", 512, 16, short_side=512),
         "ade20k-b2": _full("ade20k", "b2", 512, 16, short_side=512),
-        "cityscapes": _full("cityscapes", "b0", 1024, 8),
-        "cityscapes-b2": _full("cityscapes", "b2", 1024, 8),
+        "cityscapes": _full("cityscapes", "b0", 1024, 8, whole=(1024, 2048)),
+        "cityscapes-b2": _full("cityscapes", "b2", 1024, 8, whole=(1024, 2048)),
     },
 }
 
@@ -123,14 +129,24 @@ def preset_of(scale: Scale, name: str | None = None) -> Dyna:
 
 
 def override(preset: Dyna, **given: Any) -> Dyna:
-    """The preset with what is not None instead; steps and batch go to every training."""
+    """The preset with what is not None instead; steps and batch go to every training.
+
+    Without gates it has no sparsity and nothing to anneal. InputError for what cannot be, or would go unheeded.
+    """
     given = {name: value for name, value in given.items() if value is not None}
     positive(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     pick_model(given.get("model", preset.model), MODELS)
     if given.get("gate", preset.gate) not in get_args(GateKind):
         raise InputError(f"no gate {given['gate']!r}; there are: {', '.join(get_args(GateKind))}.")
-    kept_at(given.get("sparsity", preset.sparsity), 32)
+    check_sparsity(given.get("sparsity", preset.sparsity))
+    if given.get("gate", preset.gate) == "dense":
+        unheeded = [name for name in ("sparsity", "annealing") if given.get(name)]
+        if unheeded:
+            raise InputError(f"no gates, so no {' and no '.join(unheeded)}: leave that out, or choose another gate.")
+        given |= {"sparsity": 0.0, "annealing": False}
+    if given.get("features", preset.features) and each.get("steps", preset.train.steps) < 2:
+        raise InputError("1 step is too few for two stages: give 2 or more, or leave the first out, --no-features.")
     stretches = {name: getattr(preset, name) for name in ("pretrain", "train")}
     changed = {name: replace(stretch, **each) for name, stretch in stretches.items() if stretch is not None}
     return replace(preset, **changed, **given)

@@ -19,7 +19,7 @@ P = TypeVar("P")
 @dataclass(frozen=True)
 class Stretch:
     """One training. batch: images a step, over all processes. SGD has momentum 0.9. schedule None: poly for SGD, cosine
-    for AdamW. steps 0: none, the network comes trained.
+    for AdamW. steps 0: none, the network comes trained. warmup: steps, in a shorter training a tenth of it at most.
     """
 
     steps: int
@@ -28,6 +28,8 @@ class Stretch:
     weight_decay: float = 1e-4
     optimizer: Optimizer = "sgd"
     schedule: Schedule | None = None
+    warmup: int = 0
+    decay_norm: bool = True
 
     def config(self, *, seed: int, precision: Precision = "no", quiet: bool = False) -> TrainConfig:
         """What `finetune` takes."""
@@ -36,7 +38,9 @@ class Stretch:
             lr=self.lr,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
+            decay_norm=self.decay_norm,
             schedule=self.schedule or ("poly" if self.optimizer == "sgd" else "cosine"),
+            warmup=min(self.warmup, self.steps // 10),
             mixed_precision=precision,
             seed=seed,
             quiet=quiet,
