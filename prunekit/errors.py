@@ -53,7 +53,7 @@ class CheckpointError(PrunekitError, ValueError):
 
 
 class TrainingError(PrunekitError, ArithmeticError):
-    """Training went wrong in the numbers: the loss is no longer finite."""
+    """Training went wrong in the numbers: the loss or a gradient is no longer finite."""
 
 
 class ExportError(PrunekitError, RuntimeError):

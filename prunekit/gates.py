@@ -17,17 +17,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunekit.core import ChannelGroup, Groups, Member
+from prunekit.surgery.cut import check_model
 
 
 class Gated(nn.Module):
     """`model` with a gate on every unit of `groups`; forward as the model's own. The model is used, not copied.
 
     gates: parameters (U,) in the order of `groups`, all 1 at first, so nothing changes. shape: what is done to them
-    before they multiply (a step, a sigmoid); itself differentiable.
+    before they multiply (a step, a sigmoid); itself differentiable. Raises PlanError for groups of another model.
     """
 
     def __init__(self, model: nn.Module, groups: Groups, *, shape: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
+        check_model(model, groups)
         self.model, self.groups, self.shape = model, groups, shape
         weight = next(model.parameters())
         self.gates = nn.ParameterList(

@@ -12,10 +12,12 @@ gradients, and the model is left as it was.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -122,6 +124,39 @@ def peak_memory(model: nn.Module, x: Tensor) -> int:
     with evaluating(model), live:
         run(model, x)
     return base + live.peak
+
+
+def step_memory(step: Callable[[], object], resident: Iterable[Tensor]) -> int:
+    """Most bytes alive at one moment of step(), say of a training step on the CPU, counted as in `peak_memory`.
+
+    resident: tensors that are there before it: weights, moments, the batch. What else is there does not count.
+    """
+    there = {t.untyped_storage()._cdata: t for t in resident}
+    with _LiveBytes(there.values()) as live:
+        step()
+    return sum(t.untyped_storage().nbytes() for t in there.values()) + live.peak
+
+
+def watch_peak(device: torch.device) -> Callable[[], int | None]:
+    """From now on, the most bytes held at once: call what comes back.
+
+    Of a GPU: what torch's allocator has given out. Elsewhere nobody counts: the resident memory of this whole process
+    at its highest, which may have been earlier, so an upper bound; None where the system does not tell (Windows).
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return partial(torch.cuda.max_memory_allocated, device)
+    return resident_peak
+
+
+def resident_peak() -> int | None:
+    """Largest resident memory of this process so far, bytes; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 2**10  # macOS counts bytes, Linux KiB
 
 
 def profile(model: nn.Module, x: Tensor, *, latency: bool = True) -> Profile:

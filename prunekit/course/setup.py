@@ -147,9 +147,6 @@ def output_folder(lesson: str) -> Path:
 
 def peak_mib() -> float:
     """Largest resident memory of this process so far, MiB; 0 where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux KiB
+    from prunekit.profiling import resident_peak
+
+    return (resident_peak() or 0) / 2**20

@@ -55,7 +55,7 @@ def finetune(
     saves and stops. Several processes: `accelerate launch` or `torchrun`.
 
     Raises DataError (empty loader, labels out of range), CheckpointError (damaged, or of another run), InputError, and
-    TrainingError when the loss is not finite, before the weights are touched.
+    TrainingError when the loss or a gradient is not finite, before the weights are touched.
     """
     identity = {"config": _lasting(config), "data": describe(loader), "start": store.weights_hash(model)}
     folder = Path(checkpoint) if checkpoint is not None else None

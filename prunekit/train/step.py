@@ -116,6 +116,7 @@ def take_step(
             f"the loss is {value} at step {number} (lr {lr_at(config, number):.3g}); the weights were not updated. "
             "Lower lr, add warmup or clip_norm, or look for nan in the inputs and for batches without a label."
         )
+    _check_gradients(run, number)
     if isinstance(run.observer, GradientObserver):
         run.observer.on_gradients(run.bare)
     for group in run.optimizer.param_groups:
@@ -127,6 +128,28 @@ def take_step(
     if run.ema is not None and config.ema is not None:
         _average(run.ema, run.bare, min(config.ema, (1 + number) / (10 + number)))
     return value
+
+
+def _check_gradients(run: Run, number: int) -> None:
+    """TrainingError before a gradient that is not finite reaches a weight: the loss can be finite all the same, as that
+    of sqrt at 0. With fp16 such gradients are everyday, and the loss scaler passes over the step.
+
+    Only what the optimizer moves: of that all processes hold the same, so all stop at the same step.
+    """
+    if run.accelerator.scaler is not None:
+        return
+    moved = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    gradients = {
+        name: p.grad
+        for name, p in run.bare.named_parameters()
+        if id(p) in moved and p.grad is not None and not p.grad.is_sparse
+    }
+    if not torch.isfinite(torch.nn.utils.get_total_norm(gradients.values(), math.inf)):
+        name = next(name for name, gradient in gradients.items() if not torch.isfinite(gradient).all())
+        raise TrainingError(
+            f"the loss is finite at step {number}, but the gradient of '{name}' is not; the weights were not updated. "
+            "Look for a square root, a norm or a logarithm at 0, or for a division by it; clip_norm does not help."
+        )
 
 
 def _weights(accelerator: Accelerator, targets: list[Any], count: Callable[[Any], int]) -> list[float]:

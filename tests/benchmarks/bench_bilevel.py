@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunekit.core import Groups
 from prunekit.methods.bilevel import MaskConfig, Masks
 from prunekit.models.deeplab import deeplabv3_mini
-from prunekit.profiling import _LiveBytes
+from prunekit.profiling import step_memory
 from prunekit.surgery import find_groups
 from prunekit.train import segmentation_loss
 
@@ -74,7 +74,4 @@ def _peak(one: Way) -> int:
     """Most bytes alive in a step, weights and their optimizer's moments included."""
     moments = [v for state in one.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
     resident = [*one.model.parameters(), *one.model.buffers(), *moments, X, Y]
-    base = sum(tensor.nbytes for tensor in resident)
-    with _LiveBytes(resident) as live:
-        one.step()
-    return base + live.peak
+    return step_memory(one.step, resident)

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from layouts import ADE, VOC, publish
 
 from prunekit.course import ledger
-from prunekit.course.experiments import Row, Stretch, adamw, carry_out, fetched, pictures, positive, runs_of
-from prunekit.errors import DataError, DownloadError, InputError
+from prunekit.course.experiments import Clock, Row, Stretch, adamw, carry_out, fetched, pictures, positive, runs_of
+from prunekit.errors import CheckpointError, DataError, DownloadError, InputError
 
 WAYS = {"A1": {"ours": 1, "theirs": 2}, "A2": {"again": 1}}
 
@@ -90,3 +90,28 @@ def test_pictures_are_cropped_to_train_on_and_whole_to_test_on(tmp_path: Path):
     assert splits == {None: "trainaug", "train": "train"}
     with pytest.raises(DataError, match=r"where is voc\? Give its folder: --root PATH"):
         pictures("voc", None, size=(8, 8))
+
+
+def test_seconds_of_all_starts_add_up_and_a_run_that_is_done_gets_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [0.0]
+    monkeypatch.setattr("prunekit.course.experiments.clock.time.perf_counter", lambda: now[0])
+    file = tmp_path / "run" / "seconds.json"
+
+    def start(seconds: float, ends: type[BaseException] | None = None) -> float | None:
+        with Clock(file) as clock:
+            file.parent.mkdir(exist_ok=True)
+            now[0] += seconds
+            if ends is not None:
+                raise ends
+            return clock.total()
+
+    with pytest.raises(KeyboardInterrupt):
+        start(38.0, KeyboardInterrupt)
+    with pytest.raises(CheckpointError):
+        start(1000.0, CheckpointError)  # refused: not this run's
+    assert start(34.0) == 72.0 and start(0.5) == 72.0
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match=r"seconds\.json is damaged.*delete it"):
+        start(1.0)

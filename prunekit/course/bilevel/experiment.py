@@ -9,12 +9,13 @@ Stop it and start it again with the same arguments: it goes on where it was.
     folder/run.json      what was started; anything else is refused
            dense/ search/ tuned/     checkpoints          plan.json   who stays       search.json  what it took
            dense.json cut.json tuned.json   metrics       small/      the result, for `load_pruned`
+           history.json              of the masks: every flip, and a line an update
+           seconds.json              of all starts, and those of a rival's search in searching.json
 """
 
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,13 +28,15 @@ from torch.utils.data import DataLoader, Subset
 from prunekit.core import Groups, PruningPlan
 from prunekit.course import ledger
 from prunekit.course.bilevel.preset import MODELS, Bilevel
-from prunekit.course.experiments import costs, image_loader, own_device, pictures, segmentation
+from prunekit.course.experiments import Clock, costs, image_loader, own_device, pictures, segmentation
 from prunekit.course.presets import Scale
 from prunekit.course.tasks import Task
-from prunekit.methods import bilevel, eagleeye, l1
+from prunekit.methods import bilevel, eagleeye, l1, regrow, slimming
+from prunekit.methods.bilevel.history import COLUMNS
 from prunekit.metrics import evaluate
 from prunekit.models import zoo
 from prunekit.plan import Limits, budget_plan
+from prunekit.profiling import watch_peak
 from prunekit.progressive.store import Store, identity
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
 from prunekit.train import TrainConfig, finetune
@@ -66,11 +69,26 @@ def run(
 
     precision: of the training, "no" or "bf16". Raises the errors of `learn_plan`, `finetune` and of the readers.
     """
-    start, task = time.perf_counter(), task_of(preset, root)
+    folder = out / f"{preset.method}-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
+    with Clock(folder / "seconds.json") as clock:
+        return _run(preset, clock, folder, scale=scale, root=root, seed=seed, precision=precision, workers=workers)
+
+
+def _run(
+    preset: Bilevel,
+    clock: Clock,
+    folder: Path,
+    *,
+    scale: Scale,
+    root: Path | None,
+    seed: int,
+    precision: Precision,
+    workers: int,
+) -> Outcome:
+    task = task_of(preset, root)
     model = dense_model(preset, len(task.classes), seed=seed).to(own_device())
     stretches = {name: s for name in ("pretrain", "search", "tune") if (s := getattr(preset, name)) is not None}
     configs = {name: s.config(seed=seed, precision=precision) for name, s in stretches.items()}
-    folder = out / f"{preset.method}-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
     store = Store(folder, configs["tune"])
     # of the class, its plain numbers: another beta is another run
     criterion = partial(
@@ -105,7 +123,7 @@ def run(
     tuned = measured("tuned.json", small)
     metrics = {**tuned, "miou_dense": dense["miou"], "miou_cut": cut["miou"], **costs(groups, plan), **search}
     store.by_one(lambda: save_pruned(folder / "small", small, [plan]))
-    store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - start))
+    store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=clock.total()))
     return Outcome(small, plan, metrics, certificate)
 
 
@@ -128,36 +146,58 @@ def dense_model(preset: Bilevel, classes: int, *, seed: int) -> nn.Module:
 def _planned(
     preset: Bilevel, model: nn.Module, groups: Groups, task: Task, config: TrainConfig, store: Store, workers: int
 ) -> tuple[nn.Module, PruningPlan, dict[str, Any]]:
-    """The network to prune, the plan, and what the search took. The other methods train as long, unmasked, first."""
+    """The network to prune, the plan, and what the search took. eagleeye and l1 train as long, unmasked, first."""
     folder, loader = store.folder, image_loader(task.train, preset.search.batch, workers=workers)
     common = {"loss_fn": task.loss, "checkpoint": folder / "search"}
     sought = {"macs_ratio": preset.macs_ratio, "limits": Limits(round_to=preset.round_to)}
-    start = time.perf_counter()
     if preset.method == "bilevel":
         found = bilevel.learn_plan(model, groups, loader, config, masks=preset.masks, **sought, **common)
         print(found, flush=True)
+        plan = store.once("plan.json", found.plan.to_json, PruningPlan.from_json)
+        store.once("history.json", lambda: json.dumps({"columns": COLUMNS, **asdict(found.history)}), json.loads)
         search = {"search_steps": found.steps, "search_seconds": found.seconds, "search_peak_bytes": found.peak_bytes}
         search |= {"macs_before_closing": found.closing.before, "moved_in_closing": found.closing.moved}
         search["returned"] = sum(len(units) for units in found.history.returned().values())
-        return found.model, found.plan, search
-    model = finetune(model, loader, config, **common).model
-    make = partial(budget_plan, groups, l1.score(model, groups), how="uniform", **sought)
-    if preset.method == "eagleeye":
-        held = Subset(task.train, range(min(50, len(task.train) // 2)))  # type: ignore[arg-type]
-        few = [batch for batch, _ in zip(loader, range(4), strict=False)]
-        make = partial(
-            eagleeye.search_plan,
-            model,
-            groups,
-            l1.score(model, groups),
-            few,
-            measure=lambda small: evaluate(small, DataLoader(held, 10), len(task.classes)).miou,
-            **sought,
-            candidates=preset.candidates,
-            seed=config.seed,
-        )
-    plan = store.once("plan.json", lambda: make().to_json(), PruningPlan.from_json)
-    return model, plan, {"search_steps": config.steps, "search_seconds": time.perf_counter() - start}
+        return found.model, plan, store.once("search.json", lambda: json.dumps(search), json.loads)
+    peak = watch_peak(own_device())
+    with Clock(folder / "searching.json") as clock:
+        if preset.method == "regrow":
+            explorer = regrow.Explorer(groups, slimming.score, steps=config.steps, seed=config.seed, **sought)
+            decided, model = regrow.learn_plan(model, explorer, loader, config, **common)
+            make = decided.to_json
+        else:
+            model = finetune(model, loader, config, **common).model
+            ranked = partial(_ranked, preset, model, groups, task, loader, sought, config.seed)
+            make = lambda: ranked().to_json()  # noqa: E731
+        plan = store.once("plan.json", make, PruningPlan.from_json)
+        search = {"search_steps": config.steps, "search_seconds": clock.total(), "search_peak_bytes": peak()}
+        return model, plan, store.once("search.json", lambda: json.dumps(search), json.loads)
+
+
+def _ranked(
+    preset: Bilevel,
+    model: nn.Module,
+    groups: Groups,
+    task: Task,
+    loader: DataLoader[Any],
+    sought: dict[str, Any],
+    seed: int,
+) -> PruningPlan:
+    """What eagleeye or l1 makes of a trained network."""
+    scores = l1.score(model, groups)
+    if preset.method == "l1":
+        return budget_plan(groups, scores, how="uniform", **sought)
+    held = Subset(task.train, range(min(50, len(task.train) // 2)))  # type: ignore[arg-type]
+    return eagleeye.search_plan(
+        model,
+        groups,
+        scores,
+        [batch for batch, _ in zip(loader, range(4), strict=False)],
+        measure=lambda small: evaluate(small, DataLoader(held, 10), len(task.classes)).miou,
+        **sought,
+        candidates=preset.candidates,
+        seed=seed,
+    )
 
 
 def _record(preset: Bilevel, metrics: dict[str, Any], *, scale: Scale, seed: int, seconds: float) -> None:

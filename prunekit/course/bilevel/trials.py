@@ -57,7 +57,14 @@ def settings(claim: str, way: Way) -> dict[str, Any]:
     if claim != "B5":  # its methods remove different shares
         same |= {"macs_ratio": way.ratio}
     if way.speed:
-        return {**same, "image": list(BUDGET.image), "threads": 1, "device": "cpu"}
+        return {
+            **same,
+            "image": list(BUDGET.image),
+            "threads": 1,
+            "device": "cpu",
+            "clock": "cpu",
+            "passes": BUDGET.passes,
+        }
     steps = {"steps": [BUDGET.search, BUDGET.tune], "batch": BUDGET.batch, "lr": BUDGET.lr, "mask_lr": BUDGET.mask_lr}
     return {**same, **steps, "candidates": BUDGET.candidates}
 

@@ -4,6 +4,7 @@ A paper's own folder (course/sirfp, course/mtp, ...) holds what is its own: its 
 network, the runs behind its claims.
 """
 
+from prunekit.course.experiments.clock import Clock
 from prunekit.course.experiments.measured import costs, first_process, own_device, segmentation
 from prunekit.course.experiments.presets import Stretch, adamw, choose, pick_model, positive
 from prunekit.course.experiments.rows import Row, carry_out, runs_of
@@ -12,6 +13,7 @@ from prunekit.course.experiments.training import fetched, image_loader, training
 
 __all__ = [
     "READERS",
+    "Clock",
     "Row",
     "Stretch",
     "adamw",

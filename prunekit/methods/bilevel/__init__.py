@@ -6,7 +6,8 @@ Semantic Segmentation on the Edge, CVPR 2023).
     dL_m/ds = grad_s L + beta grad_s L_reg - lambda b sum (grad_w L)^2
 
 Symbols: s = one number a unit, b = its mask, tau = threshold, L_reg = squared distance of the MACs from the target.
-No sorting, no weight magnitudes; a closed unit keeps its weights and can open again. Needs: training data and its loss.
+No sorting, no weight magnitudes; a closed unit keeps its weights, but for momentum and weight decay, and can open
+again. Needs: training data and its loss.
 Coupled layers share one mask, and it sits where the units are read: closed is then exactly removed, biases and norms
 included (the paper puts a depth-wise layer behind the convolution, from where a batch norm's shift would leak).
 
@@ -14,7 +15,11 @@ Differs: MACs count surviving inputs too and are relative to the dense ones. bet
 the size of the direct term, and the target comes down over the first part of the search: with a raw beta of 30 and the
 target there at once, all masks of a network closed within a few steps. The ridge |w|^2 / (2 lambda) stays in the
 derivation: at the paper's lambda 0.1 it would be a weight decay of 10. s starts at 1 and stays in [0, 1.5], moved by
-Adam; the paper does not say. A closing step brings the plan to the target, and says how many units it moved.
+Adam; the paper does not say. A closing step brings the plan to the target, and says how many units it moved. The square
+is summed over the weights that make a unit, and over those alone: the paper masks every convolution, here a depth-wise
+one shares the mask of the layer before it. Its kernels and the scales of a norm pass the unit on and are scaled by b as
+well, so the derivation has a square for them too; without them lambda means the same for a layer with and without such
+followers, and it is how the ledger's searches were made.
 
     found = bilevel.learn_plan(model, groups, loader, TrainConfig(steps=150, ...), macs_ratio=0.5)
     small = prune(found.model, groups, found.plan)
@@ -27,12 +32,12 @@ Files, in reading order: mask (the step), cost (MACs of a mask), hypergradient (
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunekit.core import Groups, PruningPlan, Scores
@@ -52,7 +57,8 @@ __all__ = ["Closing", "History", "Learned", "MaskConfig", "Masks", "learn_plan",
 class Learned:
     """What a search found. model: the network with the weights it learned meanwhile, whole, eval mode: prune this one.
     scores: s, higher = keep. held_open: group -> units that only the limits keep. steps, seconds, peak_bytes: what it
-    cost; peak_bytes is the GPU's, None without one.
+    cost, over all starts; peak_bytes: of the device that trained, see `watch_peak`. too_short: why masks could hardly
+    close, "" when they could.
     """
 
     plan: PruningPlan
@@ -64,10 +70,12 @@ class Learned:
     steps: int
     seconds: float
     peak_bytes: int | None
+    too_short: str = ""
 
     def __str__(self) -> str:
         back = sum(len(units) for units in self.history.returned().values())
         lines = [f"{self.steps} steps, {self.seconds:.0f} s; {self.closing}; {back} units came back"]
+        lines += [f"too short a search: {self.too_short}."] if self.too_short else []
         lines += [f"the limits hold {count} units of '{name}' open" for name, count in self.held_open.items()]
         return "\n".join(lines)
 
@@ -90,14 +98,16 @@ def learn_plan(
     loader, config, loss_fn, count, checkpoint: as for `finetune`; on many GPUs and resumed, masks and history included.
     macs_ratio: fraction of the MACs to remove; the plan is at most one unit's work below the target. limits: what each
     group keeps at least; without them the masks' own widths stay, for a device give Limits(). Raises BudgetError with
-    the reachable range, GroupError for units that no layer reads, TrainingError for a mask gradient that is not finite,
-    CheckpointError for a folder of another search, InputError.
+    the reachable range, PlanError for groups of another model, GroupError for units that no layer reads, TrainingError
+    for a gradient that is not finite, CheckpointError for a folder of another search, InputError. Warns when the search
+    is too short for masks to close.
     """
     if config.mixed_precision == "fp16" or config.ema is not None:
         raise InputError("masks need gradients without a loss scale and weights of their own: use bf16, and ema=None.")
-    watcher = Masks(groups, macs_ratio, config.steps, masks or MaskConfig(), limits=limits)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    watcher = Masks(groups, macs_ratio, config.steps, MaskConfig() if masks is None else masks, limits=limits)
+    too_short = watcher.config.too_short(config.steps)
+    if too_short:
+        warnings.warn(f"bilevel: {too_short}.", RuntimeWarning, stacklevel=2)
     start = watcher.gated(model)
     run = finetune(start, loader, config, loss_fn=loss_fn, count=count, checkpoint=checkpoint, observer=watcher)
     gated = run.model
@@ -105,6 +115,8 @@ def learn_plan(
     scores = {name: s_U.detach().cpu().clone() for name, s_U in zip(groups, gated.gates, strict=True)}
     goal = (1 - macs_ratio) * watcher.macs.dense
     plan, closing = close(groups, scores, watcher.masks(gated), watcher.macs, goal, watcher.limits)
+    if too_short:
+        plan = replace(plan, note=f"{plan.note}; too short a search: {too_short}")
     return Learned(
         plan=plan,
         model=gated.model,
@@ -114,7 +126,8 @@ def learn_plan(
         held_open=watcher.held_open(gated),
         steps=watcher.steps,
         seconds=watcher.seconds,
-        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        peak_bytes=watcher.peak_bytes,
+        too_short=too_short,
     )
 
 

@@ -13,12 +13,13 @@ Legend: G groups, W weights, D axes, U = units of a group, n = units open, K = p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from prunekit.core import Groups
-from prunekit.errors import BudgetError
+from prunekit.errors import BudgetError, GroupError, InputError
 from prunekit.plan import Limits
 
 
@@ -66,11 +67,37 @@ def fewest(groups: Groups, limits: Limits) -> list[int]:
     return [limits.kept(group.size, 0, channels=group.channels()) for group in groups.values()]
 
 
+def check_groups(groups: Groups) -> None:
+    """GroupError for units that no layer reads, or no groups at all."""
+    unread = [name for name, group in groups.items() if not group.consumers() and group.kind != "head_dim"]
+    if unread or not len(groups):
+        raise GroupError(
+            f"no layer reads the units of '{unread[0]}': a gate there changes nothing. Leave it out: "
+            "groups.only([...])."
+            if unread
+            else "no group to gate: see groups.frozen for the reasons."
+        )
+
+
 def check_reachable(groups: Groups, macs: Macs, macs_ratio: float, limits: Limits) -> None:
-    """BudgetError with the reachable range, unless the limits allow to remove this fraction of the MACs."""
-    most = 1 - float(macs(torch.tensor(fewest(groups, limits)))) / macs.dense
-    if not 0 < macs_ratio <= most:
+    """BudgetError with the reachable range, unless the limits allow to remove this fraction of the MACs; InputError."""
+    if not isinstance(limits, Limits):
+        raise InputError(f"limits is a {type(limits).__name__}; give Limits(...), or nothing for the usual ones.")
+    if isinstance(macs_ratio, bool) or not isinstance(macs_ratio, (int, float)):
+        raise InputError(f"macs_ratio is {macs_ratio!r}; give the fraction of the MACs to remove, such as 0.5.")
+
+    def most(limits: Limits) -> float:
+        return 1 - float(macs(torch.tensor(fewest(groups, limits)))) / macs.dense
+
+    reach = most(limits)
+    if not 0 < macs_ratio <= reach:
+        looser = {  # what to change -> the limits without it
+            "raise Limits(max_ratio=...)": replace(limits, max_ratio=1 - 1e-6),
+            "lower Limits(min_keep=...)": replace(limits, min_keep=1),
+            "lower Limits(round_to=...)": replace(limits, round_to=1),
+        }
+        ways = [way for way, other in looser.items() if most(other) > reach]
         raise BudgetError(
             f"asked to remove {macs_ratio:.1%} of the MACs, but within the limits anything above 0 and up to "
-            f"{most:.1%} can go. Ask for less, raise Limits(max_ratio=...), or gate more groups."
+            f"{reach:.1%} can go. {', '.join(['Ask for less', *ways])}, or gate more groups."
         )

@@ -100,3 +100,12 @@ class Balance:
 def root_mean_square(parts: Sequence[Tensor]) -> float:
     """Over all elements of all parts."""
     return float(torch.cat([part.detach() for part in parts]).double().square().mean().sqrt())
+
+
+def mean_over_processes(parts: list[Tensor]) -> list[Tensor]:
+    """Gates are not among the parameters whose gradients the processes exchange by themselves."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return parts
+    row = torch.cat(parts)
+    torch.distributed.all_reduce(row)
+    return list((row / torch.distributed.get_world_size()).split([len(part) for part in parts]))

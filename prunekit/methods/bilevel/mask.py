@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from prunekit.plan import Limits
+
 START, CEILING = 1.0, 1.5  # s of a fresh mask; s is held in [0, CEILING], so that a closed unit is never far from open
 
 
@@ -17,3 +19,8 @@ def straight_through(s_U: Tensor, threshold: float = 0.5, min_keep: int = 1) -> 
     fixed_U = s_U.detach()
     open_U = (fixed_U > threshold).scatter(0, fixed_U.topk(min(min_keep, len(s_U))).indices, True)
     return open_U.to(s_U.dtype) + (s_U - fixed_U)  # the bracket is 0
+
+
+def limited(s_U: Tensor, *, threshold: float, limits: Limits) -> Tensor:
+    """b (U,) of a group that keeps at least what the limits say."""
+    return straight_through(s_U, threshold, limits.kept(len(s_U), 0))

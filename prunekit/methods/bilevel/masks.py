@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.core import Groups
-from prunekit.errors import CheckpointError, GroupError, InputError, TrainingError
+from prunekit.errors import CheckpointError, InputError, TrainingError
 from prunekit.gates import Gated
-from prunekit.methods.bilevel.cost import Macs, check_reachable, macs_term
+from prunekit.methods.bilevel.cost import Macs, check_groups, check_reachable, macs_term
 from prunekit.methods.bilevel.history import History
-from prunekit.methods.bilevel.hypergradient import Balance, Terms, squared_gradients
-from prunekit.methods.bilevel.mask import CEILING, START, straight_through
+from prunekit.methods.bilevel.hypergradient import Balance, Terms, mean_over_processes, squared_gradients
+from prunekit.methods.bilevel.mask import CEILING, START, limited
 from prunekit.plan import Limits
+from prunekit.profiling import watch_peak
 from prunekit.train.checkpoint import optimizer_tensors, restore_optimizer
 
 
@@ -49,6 +50,13 @@ class MaskConfig:
     ramp: float = 0.6
 
     def __post_init__(self) -> None:
+        for name in ("threshold", "lr", "beta", "lam", "ramp"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise InputError(f"MaskConfig.{name} is {value!r}; give a finite number.")
+        for name in ("relative", "implicit"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"MaskConfig.{name} is {getattr(self, name)!r}; give True or False.")
         if not 0 <= self.threshold < START:
             what = "opens every unit for good, s is never below 0" if self.threshold < 0 else "closes every unit"
             raise InputError(
@@ -61,8 +69,18 @@ class MaskConfig:
             raise InputError(f"ramp is {self.ramp!r}; give the share of the search, from 0 to 1.")
         for name, low in (("lr", "above 0"), ("beta", "from 0 on"), ("lam", "from 0 on")):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
+            if value < 0 or (name == "lr" and value == 0):
                 raise InputError(f"MaskConfig.{name} is {value!r}; give a number {low}.")
+
+    def too_short(self, steps: int) -> str:
+        """Why a search of so many steps can hardly close a unit: Adam moves s by about lr an update. "" if it can."""
+        updates, way = steps // self.inner_steps, START - self.threshold
+        if updates * self.lr >= way - 1e-9:
+            return ""
+        return (
+            f"{updates} updates of lr {self.lr:g} move a mask by {updates * self.lr:.2g} or so, to close it takes "
+            f"{way:.2g}: the closing step chooses, not the search. Give more steps or the masks a larger lr"
+        )
 
 
 class Masks:
@@ -70,34 +88,34 @@ class Masks:
 
     macs_ratio: fraction of the MACs to remove. steps: of the whole search. limits: what each group keeps at least,
     whatever its s; without them the plan has the widths that the masks end with, for a device give Limits(). Raises
-    BudgetError with the reachable range and GroupError for units that no layer reads.
+    BudgetError with the reachable range, GroupError for units that no layer reads, and InputError.
     """
 
     def __init__(
         self, groups: Groups, macs_ratio: float, steps: int, config: MaskConfig, *, limits: Limits | None = None
     ) -> None:
-        unread = [name for name, group in groups.items() if not group.consumers() and group.kind != "head_dim"]
-        if unread or not len(groups):
-            raise GroupError(
-                f"no layer reads the units of '{unread[0]}': a gate there changes nothing. Leave it out: "
-                "groups.only([...])."
-                if unread
-                else "no group to gate: see groups.frozen for the reasons."
-            )
-        self.groups, self.config, self.limits = groups, config, limits or Limits(round_to=1)
-        floor = replace(self.limits, round_to=1)  # multiples are the closing step's business
-        self.mask = partial(_mask, threshold=config.threshold, limits=floor)
+        if not isinstance(config, MaskConfig):
+            raise InputError(f"masks is a {type(config).__name__}; give a MaskConfig, or nothing for the usual one.")
+        if config.inner_steps > steps:
+            raise InputError(f"inner_steps is {config.inner_steps}, the search has {steps} steps: no mask would move.")
+        check_groups(groups)
+        self.groups, self.config = groups, config
+        self.limits = Limits(round_to=1) if limits is None else limits
         self.macs = Macs(groups)
         check_reachable(groups, self.macs, macs_ratio, self.limits)
+        floor = replace(self.limits, round_to=1)  # multiples are the closing step's business
+        self.mask = partial(limited, threshold=config.threshold, limits=floor)
         self.macs_ratio, self.total = macs_ratio, steps
         self.history = History({name: group.size for name, group in groups.items()})
         self.balance, self.steps, self.seconds = Balance(), 0, 0.0
+        self.peak_bytes: int | None = None
         self.optimizer: torch.optim.Adam | None = None
         self._adam: dict[str, Tensor] = {}  # moments of a checkpoint, until there is an optimizer
         self._since: float | None = None
+        self._peak: Callable[[], int | None] = lambda: None
 
     def gated(self, model: nn.Module) -> Gated:
-        """The model with all its masks open, s = START. The model is used, not copied."""
+        """The model with all its masks open, s = START. The model is used, not copied. PlanError for another model."""
         gated = Gated(model, self.groups, shape=self.mask)
         for gate in gated.gates:
             gate.requires_grad_(False)  # not the weights' optimizer's
@@ -110,7 +128,7 @@ class Masks:
             raise InputError(f"masks move the gates of gated(model), not of a {type(model).__name__}.")
         self.optimizer = torch.optim.Adam(list(model.gates), lr=self.config.lr)
         restore_optimizer(self.optimizer, self._adam)
-        self._since = time.perf_counter()
+        self._since, self._peak = time.perf_counter(), watch_peak(model.gates[0].device)
         self._prepare(model)
         try:
             yield
@@ -119,6 +137,7 @@ class Masks:
                 gate.requires_grad_(False)
                 gate.grad = None
             self.seconds, self._since = self._seconds(), None
+            self.peak_bytes = self._highest()
 
     def on_gradients(self, model: Gated) -> None:
         """Called by finetune between a step's gradients and its update; moves the masks when it is their turn."""
@@ -135,7 +154,7 @@ class Masks:
     def terms(self, model: Gated) -> Terms:
         """The hypergradient from the gradients that the model holds. Raises TrainingError if it is not finite."""
         c, gates = self.config, list(model.gates)
-        direct = _mean_over_processes([torch.zeros_like(g) if g.grad is None else g.grad.detach() for g in gates])
+        direct = mean_over_processes([torch.zeros_like(g) if g.grad is None else g.grad.detach() for g in gates])
         with torch.enable_grad():
             leaves = [gate.detach().requires_grad_() for gate in gates]
             masks = [self.mask(s_U) for s_U in leaves]
@@ -179,6 +198,7 @@ class Masks:
             **{f"history.{name}": tensor for name, tensor in self.history.state_dict().items()},
             "scalars": torch.tensor(scalars, dtype=torch.float64),
             "steps": torch.tensor(self.steps),
+            "peak_bytes": torch.tensor(self._highest() or 0),
             "settings": torch.tensor(list(json.dumps(self._settings()).encode()), dtype=torch.uint8),
         }
 
@@ -194,6 +214,9 @@ class Masks:
         self.history.load_state_dict({n: state[f"history.{n}"] for n in ("lines", "flips")})
         self.balance.direct, self.balance.squares, updates, self.seconds = state["scalars"].tolist()
         self.balance.updates, self.steps = int(updates), int(state["steps"])
+        self.peak_bytes = int(state.get("peak_bytes", 0)) or None  # one without it was written before there was any
+        if self._since is not None:  # processes share what they have seen: the seconds until now are in the state
+            self._since = time.perf_counter()
         self._adam = {n.removeprefix("adam."): t for n, t in state.items() if n.startswith("adam.")}
 
     def _update(self, model: Gated) -> None:
@@ -219,6 +242,9 @@ class Masks:
     def _seconds(self) -> float:
         return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
+    def _highest(self) -> int | None:
+        return max((peak for peak in (self.peak_bytes, self._peak()) if peak), default=None)
+
     def _settings(self) -> dict[str, object]:
         return {
             "macs_ratio": self.macs_ratio,
@@ -227,16 +253,3 @@ class Masks:
             **asdict(self.limits),
             "units": self.history.sizes,
         }
-
-
-def _mask(s_U: Tensor, *, threshold: float, limits: Limits) -> Tensor:
-    return straight_through(s_U, threshold, limits.kept(len(s_U), 0))
-
-
-def _mean_over_processes(parts: list[Tensor]) -> list[Tensor]:
-    """Gates are not among the parameters whose gradients the processes exchange by themselves."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return parts
-    row = torch.cat(parts)
-    torch.distributed.all_reduce(row)
-    return list((row / torch.distributed.get_world_size()).split([len(part) for part in parts]))

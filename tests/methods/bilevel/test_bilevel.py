@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from prunekit.core import PruningPlan
-from prunekit.errors import BudgetError, CheckpointError, GroupError, InputError, TrainingError
+from prunekit.errors import BudgetError, CheckpointError, GroupError, InputError, PlanError, TrainingError
 from prunekit.gates import Gated
 from prunekit.methods import bilevel
+from prunekit.methods.bilevel.hypergradient import squared_gradients
+from prunekit.methods.bilevel.mask import CEILING
 from prunekit.plan import Limits, plan_macs
 from prunekit.surgery import check_equivalence, find_groups, prune
 from prunekit.train import TrainConfig
@@ -144,3 +151,130 @@ def test_a_gradient_that_is_not_finite_stops_the_search_before_anything_moves() 
     assert all(bool((gate == 1).all()) for gate in gated.gates)
     with pytest.raises(InputError, match="gates of gated"), masks.watching(model):
         pass
+
+
+@pytest.mark.parametrize("inner_steps", [1, 4])
+def test_a_gradient_that_is_not_finite_never_gets_into_a_checkpoint(inner_steps: int, tmp_path: Path) -> None:
+    """Between two steps of the masks as well, where nobody looks at gates."""
+    calls = iter(range(100))
+
+    def loss(output, target):
+        bad = 0 * ((output * 0).abs().sqrt().sum()) if next(calls) == 5 else 0  # its value 0, its slope 0 * inf
+        return F.cross_entropy(output, target) + bad
+
+    config = replace(CONFIG, save_every=1)
+    with pytest.raises(TrainingError, match=r"finite at step 5, but the gradient of '.*\.weight' is not"):
+        learn(config=config, masks=replace(QUICK, inner_steps=inner_steps), loss_fn=loss, checkpoint=tmp_path)
+    (left,) = tmp_path.glob("step-*")
+    saved = load_file(left / "model.safetensors")
+    assert left.name == "step-00000005" and all(bool(tensor.isfinite().all()) for tensor in saved.values())
+
+
+@contextmanager
+def held(**more) -> Iterator[tuple[bilevel.Masks, Gated]]:
+    """Masks and their network after one backward pass."""
+    model = network()
+    masks = bilevel.Masks(find_groups(model, X), 0.5, 10, replace(QUICK, **more))
+    gated = masks.gated(model)
+    x, y = loader()[0]
+    with masks.watching(gated):
+        F.cross_entropy(gated(x), y).backward()
+        yield masks, gated
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_implicit_term_holds_open(relative: bool) -> None:
+    """It is -lambda times the squares, never above 0: descending it lifts s."""
+    with held(relative=relative, lam=0.3) as (masks, gated):
+        terms = masks.terms(gated)
+        weights = {name: p.grad for name, p in gated.model.named_parameters()}
+        squares = squared_gradients(masks.groups, weights, [torch.ones_like(g) for g in gated.gates])
+        lam = 0.3 * (masks.balance.direct / masks.balance.squares) ** 0.5 if relative else 0.3
+        for implicit_U, square_U in zip(terms.implicit, squares, strict=True):
+            assert (implicit_U <= 0).all() and (square_U > 0).all()
+            torch.testing.assert_close(implicit_U, -lam * square_U)
+        for direct_U, gate in zip(terms.direct, gated.gates, strict=True):
+            assert gate.grad is not None and torch.equal(direct_U, gate.grad) and direct_U.any()
+    with held(relative=relative, implicit=False) as (masks, gated):
+        assert not any(part.any() for part in masks.terms(gated).implicit)
+
+
+def test_the_target_comes_down_over_the_ramp_and_stays() -> None:
+    masks = bilevel.Masks(find_groups(network(), X), 0.5, 10, replace(QUICK, ramp=0.6))
+    shares = []
+    for masks.steps in range(11):
+        shares.append(masks.target() / masks.macs.dense)
+    assert shares == pytest.approx([1 - 0.5 * min(1, step / 6) for step in range(11)])
+    at_once = bilevel.Masks(find_groups(network(), X), 0.5, 10, replace(QUICK, ramp=0.0))
+    assert at_once.target() == pytest.approx(0.5 * at_once.macs.dense)
+
+
+def test_s_stays_within_reach_of_the_threshold() -> None:
+    """However long a unit is wanted or not: s never leaves [0, CEILING]."""
+    for sign, end in ((1.0, 0.0), (-1.0, CEILING)):
+        with held(lr=0.3, beta=0.0, lam=0.0) as (masks, gated):
+            for _ in range(6):
+                for gate in gated.gates:
+                    gate.grad = torch.full_like(gate, sign)
+                masks.on_gradients(gated)
+            assert all(s_U.tolist() == [end] * len(s_U) for s_U in gated.gates)
+
+
+def test_what_the_search_cost_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that share what they have seen do not count their seconds again; the peak outlives a checkpoint."""
+    now = iter(float(second) for second in range(0, 1000, 10))
+    monkeypatch.setattr("prunekit.methods.bilevel.masks.time.perf_counter", lambda: next(now))
+    peaks = {"cpu": 700}
+    monkeypatch.setattr("prunekit.methods.bilevel.masks.watch_peak", lambda device: lambda: peaks[device.type])
+    masks = bilevel.Masks(find_groups(network(), X), 0.5, 10, QUICK)
+    gated = masks.gated(network())
+    with masks.watching(gated):  # starts at 0
+        masks.load_state_dict(masks.state_dict())  # looks at 10, starts again at 20
+        masks.load_state_dict(masks.state_dict())  # looks at 30, starts again at 40
+    assert masks.seconds == 10 + 10 + 10 and masks.peak_bytes == 700  # ends at 50
+    later = bilevel.Masks(find_groups(network(), X), 0.5, 10, QUICK)
+    later.load_state_dict(masks.state_dict())
+    peaks["cpu"] = 300  # the new process has not come so far
+    with later.watching(gated):
+        pass
+    assert later.seconds == 40 and later.peak_bytes == 700
+
+
+def test_a_search_too_short_to_close_a_unit_says_so_everywhere() -> None:
+    with pytest.warns(
+        RuntimeWarning, match=r"20 updates of lr 0\.02 move a mask by 0\.4 or so, to close it takes 0\.5"
+    ):
+        found = learn(masks=bilevel.MaskConfig(), config=replace(CONFIG, steps=20))
+    assert "too short a search" in found.plan.note and "too short a search" in str(found)
+    assert found.history.column("flips") == [0.0] * 20  # and it was
+    config = bilevel.MaskConfig()
+    assert config.too_short(24) and not config.too_short(25)
+    assert replace(config, inner_steps=4).too_short(99) and not replace(config, inner_steps=4).too_short(100)
+    assert not replace(config, threshold=0.9).too_short(5)
+    assert not learn().too_short
+    with pytest.raises(InputError, match=r"inner_steps is 100, the search has 80 steps: no mask would move"):
+        learn(masks=bilevel.MaskConfig(inner_steps=100))
+
+
+def test_arguments_of_another_kind_are_named() -> None:
+    for name in ("threshold", "lr", "beta", "lam", "ramp", "relative", "implicit"):
+        with pytest.raises(InputError, match=rf"MaskConfig\.{name} is '0\.5'"):
+            bilevel.MaskConfig(**{name: "0.5"})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="threshold is None"):
+        bilevel.MaskConfig(threshold=None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"macs_ratio is '0\.5'; give the fraction"):
+        learn("0.5")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="limits is a int"):
+        learn(limits=3)
+    with pytest.raises(InputError, match="masks is a dict"):
+        learn(masks={"lr": 0.1})
+
+
+def test_groups_of_another_model_are_refused() -> None:
+    groups = find_groups(network(), X)
+    other = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Conv2d(12, 2, 1)).eval()
+    wider = network()
+    wider[0], wider[1], wider[3] = nn.Conv2d(3, 13, 3), nn.BatchNorm2d(13), nn.Conv2d(13, 16, 3)
+    for model, named in ((other, "'1.weight'"), (wider, "'0.weight' is (12, 3, 3, 3), here it is (13, 3, 3, 3)")):
+        with pytest.raises(PlanError, match=re.escape(named)):
+            bilevel.learn_plan(model, groups, loader(), CONFIG, macs_ratio=0.5, masks=QUICK)

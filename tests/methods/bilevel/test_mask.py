@@ -100,6 +100,12 @@ def test_the_reachable_range_is_named() -> None:
     check_reachable(groups, macs, 0.9, Limits(round_to=1))
     with pytest.raises(BudgetError, match=r"up to 4\d\.\d%|up to 3\d\.\d%"):
         check_reachable(groups, macs, 0.5, Limits(round_to=1, max_ratio=0.2))
+    for limits, way in (
+        (Limits(round_to=1, min_keep=500), r"Ask for less, lower Limits\(min_keep=\.\.\.\), or gate"),
+        (Limits(round_to=64), r"Ask for less, lower Limits\(round_to=\.\.\.\), or gate"),
+    ):
+        with pytest.raises(BudgetError, match=way):  # what does not bind is not blamed
+            check_reachable(groups, macs, 0.95, limits)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])
