@@ -91,15 +91,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_experiments(experiments: Any) -> None:
-    """`prunekit run ...` and what each experiment can be told."""
+def common_arguments(dataset: str) -> argparse.ArgumentParser:
+    """What all experiments can be told. dataset: the help of --dataset."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--scale", choices=SCALES, help="default: PRUNEKIT_SCALE, else mini")
-    common.add_argument("--dataset", help="another data set than the preset's, e.g. camvid")
+    common.add_argument("--dataset", help=dataset)
     common.add_argument("--root", type=Path, help="folder of the data set")
     common.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     common.add_argument("--record", action="store_true", help="also count it in the checkout's ledger, book/results")
+    return common
 
+
+def add_experiments(experiments: Any) -> None:
+    """`prunekit run ...` and what each experiment can be told."""
+    common = common_arguments("another data set than the preset's, e.g. camvid")
     quickstart = experiments.add_parser("quickstart", parents=[common], help="lesson 00: dense, L1 and random")
     quickstart.add_argument("--seed", type=int, default=0)
     quickstart.set_defaults(do=run_quickstart)
@@ -115,8 +120,9 @@ def add_experiments(experiments: Any) -> None:
     bench.add_argument("--how", choices=get_args(How), help="the planner (default: uniform)")
     bench.set_defaults(do=run_bench)
 
+    by_name = common_arguments("name of one of the scale's presets; a wrong one is answered with those there are")
     for paper in PAPERS:
-        paper.add_to(experiments, common).set_defaults(do=partial(run_paper, paper))
+        paper.add_to(experiments, by_name).set_defaults(do=partial(run_paper, paper))
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
     numbers = "S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, D1 to D5, E2 to E7"

@@ -23,10 +23,12 @@ from layouts import VOC, publish
 import prunekit as pk
 from prunekit import cli
 from prunekit.course import ledger
-from prunekit.course.mtp import MODELS, MTP, networks, override, preset_of
+from prunekit.course.mtp import MODELS, MTP, data, networks, override, preset_of
 from prunekit.errors import DataError, InputError
+from prunekit.methods import mtp
 from prunekit.models.bisenet import bisenet_mini
 from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.train import classification_loss
 
 # alpha; dense: epochs, batch, lr; tuning: epochs, lr; ImageNet: epochs, batch; crop
 APPENDIX = {
@@ -72,10 +74,38 @@ def test_every_scale_can_be_run_in_rounds() -> None:
     preset = override(preset_of("mini"), steps=4, rounds=2, batch=3, percentage=0.25, size=None)
     assert preset.tune_classify.steps == preset.segment.steps == 4 and preset.dense.steps == 0
     assert preset.settings.rounds == 2 and preset.settings.alpha1 == preset_of("mini").settings.alpha1
+    other = override(preset, alpha=0.2, mu=0.5, rho=3.0, inner=False)
+    assert other.settings == replace(preset.settings, alpha1=0.2, alpha2=0.2, mu=0.5, rho=3.0) and not other.inner
     with pytest.raises(InputError, match=r"no network 'resnet'.*deeplabv3_r101, bisenet_r18"):
         override(preset, model="resnet")
     with pytest.raises(InputError, match=r"'coco' at full scale.*cityscapes-bisenet"):
         preset_of("full", "coco")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("--percentage 1.0", r"percentage is 1; give the fraction to remove, from 0 up to but not 1"),
+        ("--percentage -0.2", r"percentage is -0.2; give the fraction"),
+        ("--steps 3 --rounds 2", r"3 steps \(classify\) are no multiple of 2 rounds; .*--steps 4"),
+        ("--rho 1", r"rho is 1.0; mu is multiplied by it"),
+        ("--side 0", r"side is 0; give whole numbers"),
+        ("--pretrained", r"no ImageNet weights for deeplabv3_mini; pass --no-pretrained, or one of: deeplabv3_r101"),
+    ],
+)
+def test_what_no_run_can_do_is_said_before_anything_is_drawn_or_trained(
+    said: str, answer: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(data, "scenes", None)
+    assert cli.main(["run", "mtp", "--out", str(tmp_path), *said.split()]) == 2
+    assert re.search(answer, capsys.readouterr().err) and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_would_not_be_read_and_a_network_without_a_backbone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--objects .* would not be read: here .* are patches of drawn scenes"):
+        data.objects(preset_of("mini"), tmp_path, classification_loss)
+    with pytest.raises(InputError, match="Linear has no convolutional backbone; take e.g. deeplabv3_mini"):
+        networks.backbone_path(nn.Linear(2, 2))
 
 
 def imagenet(root: Path) -> Path:
@@ -100,19 +130,39 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
     out = tmp_path / "out"
     line = f"run mtp --scale full --dataset voc --root {voc} --objects {things} --out {out} --model {model}"
     line += " --size 32 32 --side 32 --steps 2 --rounds 2 --batch 4 --no-pretrained"
+    alike: list[bool] = []
+
+    def alternate(classifier: nn.Module, segmenter: nn.Module, parts: mtp.Parts, *more, **given) -> mtp.Sparse:
+        theirs = segmenter.get_submodule(parts.path).state_dict()
+        alike.append(
+            all(torch.equal(t, theirs[n]) for n, t in classifier.get_submodule("backbone").state_dict().items())
+        )
+        return real(classifier, segmenter, parts, *more, **given)
+
+    real = mtp.alternate
+    monkeypatch.setattr(mtp, "alternate", alternate)
     assert cli.main(line.split()) == 0
     said = capsys.readouterr().out
+    assert alike == [True], "one backbone to begin with"
+    assert re.search(r"round 1: losses classification \d.*, segmentation \d.*; \|\|W1 - W3\|\|", said)
     assert "certificate: masked == pruned" in said and "mtp, independent, ratio 0.5 / 0.5" in said
-    folder = out / f"mtp-voc-{model}-0.5-0"
-    small = pk.load_pruned(folder / "small", build(21).eval(), torch.randn(1, 3, 32, 32))
+    folder = out / f"mtp-voc-{model}-0"
+    assert (folder / "0.5-independent-1" / "report.txt").read_text().count("losses classification") == 2
+    small = pk.load_pruned(folder / "0.5-independent-1" / "small", build(21).eval(), torch.randn(1, 3, 32, 32))
     assert small(torch.randn(1, 3, 32, 32)).shape == (1, 21, 32, 32)
     (entry,) = ledger.load("mtp")
     assert entry.method == "mtp" and entry.scale == "full" and 0 < entry.metrics["macs_removed"] < 1
-    assert len(entry.metrics["residual"]) == 2 and 0 <= entry.metrics["top1"] <= 1
+    assert {len(entry.metrics[name]) for name in ("residual", "classify_loss", "segment_loss")} == {
+        2
+    } and 0 <= entry.metrics["top1"] <= 1
     assert cli.main(line.split()) == 0  # all is there: nothing is trained again
     (again,) = ledger.load("mtp")
     assert again.metrics == entry.metrics
     assert json.loads(next((folder / "sparse").glob("step-*/state.json")).read_text())["config"]["rounds"] == 2
+    capsys.readouterr()
+    assert cli.main([*line.split(), "--how", "unified", "--percentage", "0.25"]) == 0, "another cut, the same networks"
+    assert "round 0" not in capsys.readouterr().out and (folder / "0.25-unified-1" / "plan.json").is_file()
+    assert {entry.settings["percentage"] for entry in ledger.load("mtp")} == {0.5, 0.25}
 
 
 def test_where_the_data_are_must_be_said(tmp_path: Path, capsys) -> None:

@@ -69,7 +69,7 @@ def pick_model(name: str, *known: Iterable[str]) -> str:
 
 
 def positive(given: Mapping[str, Any]) -> None:
-    """InputError when steps, batch, size or round_to, where they are given, are below 1."""
-    for name in ("steps", "batch", "size", "round_to"):
+    """InputError when steps, batch, size, side or round_to, where they are given, are below 1."""
+    for name in ("steps", "batch", "size", "side", "round_to"):
         if name in given and min(np.atleast_1d(given[name])) < 1:
             raise InputError(f"{name} is {given[name]}; give whole numbers from 1 on.")

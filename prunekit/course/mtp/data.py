@@ -15,7 +15,7 @@ from prunekit.course.mtp.preset import Mtp
 from prunekit.data.real import ImageNet, TinyImageNet
 from prunekit.data.scenes import CLASSES, THINGS, SceneCrops, ScenePatches
 from prunekit.data.transforms import classify_transform
-from prunekit.errors import DataError
+from prunekit.errors import DataError, InputError
 
 CLASSIFIED: dict[str, type[ImageNet]] = {"imagenet": ImageNet, "tinyimagenet": TinyImageNet}
 
@@ -37,7 +37,14 @@ def scenes(preset: Mtp, root: Path | None) -> Source:
 
 
 def objects(preset: Mtp, root: Path | None, loss: Callable[[Any, Tensor], Tensor]) -> Source:
-    """The classification set: patches or crops of scenes, or ImageNet's layout at root. DataError as above."""
+    """The classification set: patches or crops of scenes, or ImageNet's layout at root. DataError as above, InputError
+    for a folder where the set is drawn.
+    """
+    if root is not None and preset.objects not in CLASSIFIED:
+        raise InputError(
+            f"--objects {root} would not be read: here the pictures to classify are {preset.objects} of drawn scenes. "
+            "Leave it out, or take --scale small or full."
+        )
     if preset.objects == "patches":
         first, last = ScenePatches(500, seed=0, size=preset.side), ScenePatches(100, seed=1, size=preset.side)
         return Source(first, last, len(CLASSES), loss)

@@ -4,15 +4,21 @@
     prunekit run mtp --scale full --dataset voc --root VOC2012 --objects imagenet --percentage 0.25
     accelerate launch -m prunekit.cli run mtp --scale full ...                        # many GPUs: the same steps
 
-Stop it and start it again with the same arguments: it goes on where it was. Files in out/mtp-DATASET-MODEL-P-SEED:
+The sparse training begins with one backbone, as Algorithm 1 does: the classifier's, in both networks; of the dense
+segmenter it takes the decoder. Stop it and start it again with the same arguments: it goes on where it was. Another
+--percentage, --how or --round-to goes on from the same sparse networks. Files in out/mtp-DATASET-MODEL-SEED:
 
-    pretrain/ dense/ sparse/ tuned/   checkpoints     plan.json   who stays     small/   the result, for `load_pruned`
+    pretrain/ dense/ sparse/    checkpoints; sparse-all/ with --no-inner
+
+and of each cut, in PERCENTAGE-HOW-ROUND there (-all with --no-inner):
+
+    tuned/   checkpoints    plan.json   who stays    small/   the result, for `load_pruned`    report.txt   with losses
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +69,12 @@ class Outcome:
         return "\n".join([*lines, self.plan.note, str(self.certificate)])
 
 
+def line(one: mtp.Round) -> str:
+    """What is printed after each round."""
+    losses = f"classification {one.classify:.4f}, segmentation {one.segment:.4f}"
+    return f"round {one.number}: losses {losses}; ||W1 - W3|| / ||W1|| {one.relative:.2e}, mu {one.mu:.3g}"
+
+
 def run(
     preset: Mtp,
     *,
@@ -79,52 +91,54 @@ def run(
     """
     begun, first = time.perf_counter(), shared.first_process()
     pictures, things = data.scenes(preset, roots[0]), data.objects(preset, roots[1], classification_loss)
-    folder = out / f"mtp-{preset.dataset}-{preset.model}-{preset.percentage:g}-{seed}"
+    folder, every = out / f"mtp-{preset.dataset}-{preset.model}-{seed}", "" if preset.inner else "-all"
+    own = folder / f"{preset.percentage:g}-{preset.how}-{preset.round_to}{every}"
     learn = partial(training, seed=seed, precision=precision, workers=workers)
     segmenter = segmenter_of(preset, pictures.classes, seed=seed)
-    path = backbone_path(segmenter)
+    path, x = backbone_path(segmenter), torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0))
+    groups = find_groups(segmenter, x)
+    parts = mtp.split(segmenter, groups, path, inner=preset.inner)
     classifier: nn.Module = classifier_of(preset, segmenter, things.classes, seed=seed)
     if preset.pretrain.steps:
         classifier = trained(classifier, learn(preset.pretrain, things), folder / "pretrain")
     if preset.dense.steps:
         segmenter = mtp.with_backbone(segmenter, classifier, path)
         segmenter = trained(segmenter, learn(preset.dense, pictures), folder / "dense")
-    x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0))
-    groups = find_groups(segmenter, x)
-    parts = mtp.split(segmenter, groups, path)
     sparse = mtp.alternate(
         classifier,
-        segmenter,
+        mtp.with_backbone(segmenter, classifier, path),
         parts,
         learn(preset.classify, things),
         learn(preset.segment, pictures),
         preset.settings,
-        checkpoint=folder / "sparse",
+        checkpoint=folder / f"sparse{every}",
+        on_round=lambda one, *_: print(line(one), flush=True) if first else None,
     )
     scores = mtp.score(sparse.segmenter, parts, classifier=sparse.classifier)
     plan = mtp.plan(parts, scores, preset.percentage, how=preset.how, limits=Limits(round_to=preset.round_to))
     cut = prune(sparse.segmenter, groups, plan)
     certificate = check_equivalence(sparse.segmenter, cut, groups, plan, x)
-    own = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])
+    theirs = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])
     small = mtp.retrain(
-        prune(sparse.classifier, own, mtp.classifier_plan(plan, parts)),
+        prune(sparse.classifier, theirs, mtp.classifier_plan(plan, parts)),
         cut,
         learn(preset.tune_classify, things),
         learn(preset.tune_segment, pictures),
         path=path,
-        folder=folder / "tuned",
+        folder=own / "tuned",
     )
     measure = partial(measured, preset=preset, pictures=pictures, things=things, workers=workers)
     metrics: dict[str, Any] = {}
     if first:
-        plan.save(folder / "plan.json")
-        save_pruned(folder / "small", small[1], plan)
+        plan.save(own / "plan.json")
+        save_pruned(own / "small", small[1], plan)
         dense = {f"{name}_dense": v for name, v in measure(classifier, segmenter).items() if name != "iou"}
         metrics = {**measure(*small), **dense, **shared.costs(groups, plan)}
-        metrics["residual"] = [one.relative for one in sparse.history]
+        for name, of in (("residual", "relative"), ("classify_loss", "classify"), ("segment_loss", "segment")):
+            metrics[name] = [getattr(one, of) for one in sparse.history]
     done = Outcome(*small, plan, certificate, sparse.history, metrics)
     if first:
-        _report(done, preset, folder, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
+        _report(done, preset, own, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
     return done
 
 
@@ -157,7 +171,7 @@ def measured(
 
 def _report(done: Outcome, preset: Mtp, folder: Path, *, scale: Scale, seed: int, seconds: float) -> None:
     print(done, flush=True)
-    (folder / "report.txt").write_text(f"{done}\n")
+    (folder / "report.txt").write_text("\n".join([*map(line, done.rounds), f"{done}\n"]))
     stretches = (
         preset.pretrain,
         preset.dense,
@@ -173,6 +187,8 @@ def _report(done: Outcome, preset: Mtp, folder: Path, *, scale: Scale, seed: int
         "objects": preset.objects,
         "percentage": preset.percentage,
         "thresholds": preset.how,
+        "inner": preset.inner,
+        **asdict(preset.settings),
         "steps": [stretch.steps for stretch in stretches],
     }
     ledger.record(CLAIM, method="mtp", seed=seed, scale=scale, settings=settings, metrics=done.metrics, seconds=seconds)

@@ -11,7 +11,7 @@ from torch import nn
 
 from prunekit.course.experiments import fetched
 from prunekit.course.mtp.preset import BODIES, MODELS, Mtp
-from prunekit.errors import DataError
+from prunekit.errors import DataError, InputError
 from prunekit.models import zoo
 from prunekit.models.backbone import Backbone
 from prunekit.models.classifier import Classifier
@@ -50,5 +50,8 @@ def classifier_of(preset: Mtp, segmenter: nn.Module, classes: int, *, seed: int)
 
 
 def backbone_path(segmenter: nn.Module) -> str:
-    """The name of its backbone: "backbone", in BiSeNet "context.backbone"."""
-    return next(name for name, module in segmenter.named_modules() if isinstance(module, Backbone))
+    """The name of its backbone: "backbone", in BiSeNet "context.backbone". InputError without one."""
+    for name, module in segmenter.named_modules():
+        if isinstance(module, Backbone):
+            return name
+    raise InputError(f"{type(segmenter).__name__} has no convolutional backbone; take e.g. deeplabv3_mini.")

@@ -18,6 +18,7 @@ from torch import nn
 
 from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
 from prunekit.course.presets import Scale
+from prunekit.errors import InputError
 from prunekit.methods.mtp import Settings
 from prunekit.methods.mtp.thresholds import How
 from prunekit.models import zoo
@@ -43,8 +44,8 @@ class Mtp:
 
     pretrain, dense: of the classifier, of the segmenter, before anything is sparse. classify, segment: of all rounds of
     the alternation together. tune_classify, tune_segment: after the cut. percentage: of the channels that go; round_to:
-    those that stay are a multiple of it. resize: range of random scaling. scales: of multi-scale testing beside the
-    plain one, empty: none.
+    those that stay are a multiple of it; inner: of the backbone's only those inside residual blocks may go. resize:
+    range of random scaling. scales: of multi-scale testing beside the plain one, empty: none.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class Mtp:
     settings: Settings = field(default_factory=Settings)
     percentage: float = 0.5
     how: How = "independent"
+    inner: bool = True
     round_to: int = 1
     aux_weight: float = 0.4
     resize: tuple[float, float] = (0.5, 2.0)
@@ -196,15 +198,35 @@ def preset_of(scale: Scale, name: str | None = None) -> Mtp:
 
 def override(preset: Mtp, **given: Any) -> Mtp:
     """The preset with what is not None instead. steps, batch: of every training (steps of those that have any), steps
-    a multiple of the rounds; rounds: of the alternation.
+    a multiple of the rounds; rounds, alpha (both), mu, rho: of the alternation. InputError for what no run can do.
     """
     given = {name: value for name, value in given.items() if value is not None}
     positive(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     if "model" in given:
         pick_model(given["model"], MODELS, zoo.BUILDERS)
-    if "rounds" in given:
-        given["settings"] = replace(preset.settings, rounds=given.pop("rounds"))
+    if "alpha" in given:
+        given["alpha1"] = given["alpha2"] = given.pop("alpha")
+    own = {name: given.pop(name) for name in ("rounds", "alpha1", "alpha2", "mu", "rho") if name in given}
     stretches = {name: value for name, value in vars(preset).items() if isinstance(value, Stretch)}
     short = {n: replace(s, **{**each, **({} if s.steps else {"steps": 0})}) for n, s in stretches.items()}
-    return replace(preset, **short, **given)
+    return _possible(replace(preset, settings=replace(preset.settings, **own), **short, **given))
+
+
+def _possible(preset: Mtp) -> Mtp:
+    """The preset again; InputError, in the command's words, for what would otherwise be found after hours."""
+    if not 0 <= preset.percentage < 1:
+        raise InputError(f"percentage is {preset.percentage:g}; give the fraction to remove, from 0 up to but not 1.")
+    rounds = preset.settings.rounds
+    for name in ("classify", "segment"):
+        steps = getattr(preset, name).steps
+        if steps % rounds:
+            raise InputError(
+                f"{steps} steps ({name}) are no multiple of {rounds} rounds; give --steps and --rounds that fit, e.g. "
+                f"--steps {math.ceil(steps / rounds) * rounds}."
+            )
+    if preset.pretrained and preset.model not in BODIES:
+        raise InputError(
+            f"there are no ImageNet weights for {preset.model}; pass --no-pretrained, or one of: {', '.join(BODIES)}."
+        )
+    return preset
