@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 from prunekit.course import site
 from prunekit.course.commands import bilevel, dynasegformer, eapruning, mtp, sirfp
+from prunekit.course.commands.options import from_zero
 from prunekit.course.presets import BENCH, SCALES, read_scale
 from prunekit.errors import InputError, PrunekitError
 from prunekit.plan import How
@@ -106,7 +107,7 @@ def add_experiments(experiments: Any) -> None:
     """`prunekit run ...` and what each experiment can be told."""
     common = common_arguments("another data set than the preset's, e.g. camvid")
     quickstart = experiments.add_parser("quickstart", parents=[common], help="lesson 00: dense, L1 and random")
-    quickstart.add_argument("--seed", type=int, default=0)
+    quickstart.add_argument("--seed", type=from_zero, default=0)
     quickstart.set_defaults(do=run_quickstart)
 
     bench = experiments.add_parser("bench", parents=[common], help="lesson 03: every criterion at equal work")

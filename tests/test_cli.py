@@ -98,6 +98,33 @@ def test_run_hands_everything_to_the_lesson(monkeypatch: pytest.MonkeyPatch, tmp
     assert out.is_dir()
 
 
+@pytest.mark.parametrize("paper", ["quickstart", *(paper.__name__.rpartition(".")[2] for paper in cli.PAPERS)])
+def test_a_seed_is_not_negative(paper: str, capsys: pytest.CaptureFixture[str]):
+    for text in ("-1", "two", "1.5"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["run", paper, "--seed", text])
+        assert stopped.value.code == 2 and f"{text} is not a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_run_eapruning_takes_all_of_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from prunekit.course import eapruning
+
+    seen: list = []
+    monkeypatch.setattr(eapruning, "run", lambda preset, **given: seen.append(preset))
+    line = "--dataset deit --cost params --macs-ratio 0.4 --population 8 --generations 2 --plans 3 --images 50"
+    assert cli.main(["run", "eapruning", "--out", str(tmp_path), *line.split()]) == 0
+    (preset,) = seen
+    assert (preset.model, preset.cost, preset.macs_ratio, preset.plans, preset.images) == (
+        "deit_mini",
+        "params",
+        0.4,
+        3,
+        50,
+    )
+    assert (preset.search.population, preset.search.generations) == (8, 2)
+    assert cli.main(["run", "eapruning", "--out", str(tmp_path), "--macs-ratio", "1.5"]) == 2 and len(seen) == 1
+
+
 @pytest.mark.parametrize("error", [PlanError("plan wants 64 units"), InputError("no such folder")])
 def test_our_errors_are_one_line_and_status_2(error: Exception, monkeypatch, capsys: pytest.CaptureFixture[str]):
     def fail(args: object) -> int:

@@ -59,7 +59,8 @@ def setup(lesson: str, *, seed: int = 0, version: str | None = None) -> Course:
     out = output_folder(lesson)
     print(f"device   {device_name(device)}")
     print(f"versions {version_line()}")
-    print(f"scale    {scale}: about {words(minutes.at(scale))} to run this lesson; change it with PRUNEKIT_SCALE")
+    other = "; change it with PRUNEKIT_SCALE" if minutes.small or minutes.full else ""
+    print(f"scale    {scale}: about {words(minutes.at(scale))} to run this lesson{other}")
     if scale != "mini" and device.type == "cpu":
         print(f"mind     {scale} scale is meant for a GPU: expect many times that on this CPU")
     return Course(lesson, scale, device, out, time.perf_counter())

@@ -69,10 +69,22 @@ def test_the_presets_have_the_papers_numbers() -> None:
 def test_override() -> None:
     other = override(TINY, steps=5, generations=3, heads="dimension", fresh=None)
     assert other.tune.steps == 5 and other.search.generations == 3 and other.heads == "dimension" and not other.fresh
+    assert override(TINY, population=8, macs_ratio=0).search == replace(TINY.search, population=8)
+    pixels = preset_of("mini", "segmenter")
+    assert override(pixels, model="pspnet_mini", size=(32, 64)).model == "pspnet_mini"
+    with pytest.raises(InputError, match="no network 'resnet_mini' for scenes"):
+        override(pixels, model="resnet_mini")
     for given, words in (
         ({"model": "vgg"}, "no network 'vgg'"),
+        ({"model": "deeplabv3_mini"}, "no network 'deeplabv3_mini' for crops; there are: .*resnet_mini"),
+        ({"model": "deit_mini", "size": (64, 64)}, "reads squares of 32 x 32 pixels, not 64 x 64"),
+        ({"size": (32, 64)}, "reads squares, not 32 x 64"),
         ({"steps": 0}, "steps is 0"),
+        ({"plans": 0}, "plans is 0"),
+        ({"images": -5}, "images is -5"),
         ({"generations": 0}, "whole"),
+        ({"population": 2}, "whole"),
+        *(({"macs_ratio": ratio}, "from 0 up to but not 1.*--macs-ratio") for ratio in (1.5, 1.0, -0.1, float("nan"))),
     ):
         with pytest.raises(InputError, match=words):
             override(TINY, **given)
@@ -100,12 +112,48 @@ def test_from_data_to_a_small_network(tmp_path: Path) -> None:
     assert all(torch.equal(t, done.model.state_dict()[n]) for n, t in again.model.state_dict().items())
     fresh = go(replace(TINY, fresh=True), seed=1)
     assert not torch.equal(fresh.model.head.weight, done.model.head.weight)
-    with pytest.raises(BudgetError, match="the front has nothing between 0.0% and 0.1%"):
-        go(replace(TINY, macs_ratio=0.999))
+    with pytest.raises(BudgetError, match=r"found nothing as small as --macs-ratio 0.968 asks, .* more --generations"):
+        go(replace(TINY, macs_ratio=0.968))
     file = tmp_path / "eapruning-crops-mobilenet_mini-0.3-0/search/search.json"
     file.write_text(file.read_text()[:-9])
     with pytest.raises(CheckpointError, match="is damaged"):
         go(TINY)
+
+
+def test_what_the_network_cannot_give_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "training", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(experiment, "prepare", lambda *_, **__: pytest.fail("gathered"))
+    go = partial(run, scale="mini", root=None, out=tmp_path)
+    trained_first = replace(TINY, pretrain=adamw(2, 8, 0.001))
+    for cost in ("macs", "params"):
+        with pytest.raises(BudgetError, match=rf"--macs-ratio 0.999 .* of the {cost}. Give at most 0.9") as said:
+            go(replace(trained_first, macs_ratio=0.999, cost=cost))
+        most = float(str(said.value).split()[-1].rstrip("."))
+        model = experiment.dense_model(TINY, 5)
+        experiment.searched(replace(TINY, macs_ratio=most, cost=cost), model)
+        with pytest.raises(BudgetError):
+            experiment.searched(replace(TINY, macs_ratio=most + 0.001, cost=cost), model)
+    with pytest.raises(InputError, match="mobilenet_mini has no attention"):
+        go(replace(trained_first, heads="dimension"))
+    assert experiment.searched(replace(preset_of("mini", "deit"), heads="dimension"), deit_mini())
+
+
+def test_runs_that_differ_have_folders_of_their_own() -> None:
+    others = [{}, {"macs_ratio": 0.3001}, {"choose": "l1"}, {"heads": "dimension"}, {"fresh": True}, {"cost": "params"}]
+    others += [{"model": "resnet_mini"}, {"dataset": "imagenet"}, {"choose": "l1", "fresh": True}]
+    names = [replace(TINY, **each).folder for each in others]
+    assert len(set(names)) == len(names) and names[0] == "eapruning-crops-mobilenet_mini-0.3"
+
+
+def test_batches_are_read_in_each_pass_and_no_image_is_in_both() -> None:
+    source = data.sources(TINY, None)
+    batches, error = data.split(TINY, source, torch.device("cpu"), seed=0)
+    passes = [torch.cat([x for x, _ in batches]) for _ in range(2)]
+    assert torch.equal(*passes) and len(passes[0]) == TINY.images
+    assert isinstance(error, Misclassified) and len(error.images) == len(error.labels) == TINY.held
+    assert not any(torch.equal(one, other) for one in passes[0] for other in error.images)
 
 
 def test_data_that_is_not_there(tmp_path: Path) -> None:

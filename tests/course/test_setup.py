@@ -44,6 +44,14 @@ def test_footer_holds_the_provenance(capsys: pytest.CaptureFixture[str]):
         assert part in said
 
 
+def test_only_a_lesson_that_has_other_scales_is_told_how_to_choose_one(capsys: pytest.CaptureFixture[str]):
+    said = {}
+    for lesson in ("00_quickstart", "08_eapruning"):
+        setup(lesson)
+        said[lesson] = "PRUNEKIT_SCALE" in capsys.readouterr().out
+    assert said == {"00_quickstart": True, "08_eapruning": False}
+
+
 def test_unknown_lesson_names_the_known_ones():
     with pytest.raises(InputError, match="no lesson '99_nothing'; known: 00_quickstart"):
         setup("99_nothing")

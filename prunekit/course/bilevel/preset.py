@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
+from prunekit.course.experiments import Stretch, adamw, check_numbers, choose, pick_model
 from prunekit.course.presets import Scale
 from prunekit.errors import InputError
 from prunekit.methods.bilevel import MaskConfig
@@ -185,7 +185,7 @@ def preset_of(scale: Scale, name: str | None = None) -> Bilevel:
 def override(preset: Bilevel, **given: Any) -> Bilevel:
     """The preset with what is not None instead; steps and batch go to every training, the masks' names to masks."""
     given = {name: value for name, value in given.items() if value is not None}
-    positive(given)
+    check_numbers(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     known = MaskConfig.__dataclass_fields__
     masks = replace(preset.masks, **{name: given.pop(name) for name in list(given) if name in known})

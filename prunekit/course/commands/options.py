@@ -12,14 +12,21 @@ from prunekit.train.config import Precision
 KEPT = ("out", "seed", "precision", "workers")  # what `run` takes as it is
 
 
+def from_zero(text: str) -> int:
+    """A whole number that is not negative, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return int(text)
+
+
 def add_training(parser: argparse.ArgumentParser, *, precisions: Sequence[str] = get_args(Precision)) -> None:
     """Size, steps, batch, precision, workers, seed."""
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of a training crop, pixels")
     parser.add_argument("--steps", type=int, help="of each training")
     parser.add_argument("--batch", type=int, help="images a step, over all processes")
     parser.add_argument("--precision", choices=precisions, default="no")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load pictures")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=from_zero, default=0, help="processes that load pictures")
+    parser.add_argument("--seed", type=from_zero, default=0)
 
 
 def add_rounding(parser: argparse.ArgumentParser) -> None:

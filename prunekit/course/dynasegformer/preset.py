@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
+from prunekit.course.experiments import Stretch, adamw, check_numbers, choose, pick_model
 from prunekit.course.presets import Scale
 from prunekit.errors import InputError
 from prunekit.methods.dynasegformer.gate import check_sparsity
@@ -134,7 +134,7 @@ def override(preset: Dyna, **given: Any) -> Dyna:
     Without gates it has no sparsity and nothing to anneal. InputError for what cannot be, or would go unheeded.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    positive(given)
+    check_numbers(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     pick_model(given.get("model", preset.model), MODELS)
     if given.get("gate", preset.gate) not in get_args(GateKind):

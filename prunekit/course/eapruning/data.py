@@ -21,6 +21,7 @@ from prunekit.data.transforms import classify_transform
 from prunekit.errors import DataError
 from prunekit.methods.eapruning import Error, Misclassified, MissedIoU
 from prunekit.metrics import evaluating, logits_of, top1
+from prunekit.observe import Batches
 from prunekit.train import classification_loss
 
 CLASSIFIED: dict[str, type[ImageNet]] = {"imagenet": ImageNet, "tinyimagenet": TinyImageNet}
@@ -63,7 +64,7 @@ def sources(preset: EaPruning, root: Path | None) -> Sources:
         side = preset.size[0]
         train, test = (_crops(count, seed, side) for seed, count in enumerate(CROPPED))
         return Sources(train, train, len(THINGS), classification_loss, "top1", partial(_top1, test=test))
-    if preset.dataset not in CLASSIFIED:
+    if not preset.classifies:
         task = pictures(preset.dataset, root, size=preset.size)
         measure = partial(segmentation, test=task.test, classes=len(task.classes))
         return Sources(task.train, task.train, len(task.classes), task.loss, "miou", measure)
@@ -93,10 +94,13 @@ def _top1(model: nn.Module, *, test: Dataset[Any], workers: int = 0) -> dict[str
     return {"top1": top1(model, DataLoader(test, 250, num_workers=workers))}
 
 
-def split(preset: EaPruning, source: Sources, device: torch.device, *, seed: int) -> tuple[list[Any], Error]:
+def split(
+    preset: EaPruning, source: Sources, device: torch.device, *, seed: int, workers: int = 0
+) -> tuple[Batches, Error]:
     """(batches to rebuild weights on, the error on other images), both of the training set, drawn by the seed.
 
-    DataError when it has too few images.
+    The batches are read anew in each pass, by so many workers. The images of the error are held in memory (3 GB at full
+    scale), since every candidate is measured on them. DataError when the set has too few images.
     """
     there: int = len(source.plain)  # type: ignore[arg-type]
     if there < preset.images + preset.held:
@@ -106,8 +110,9 @@ def split(preset: EaPruning, source: Sources, device: torch.device, *, seed: int
         )
     order = torch.randperm(there, generator=torch.Generator().manual_seed(seed)).tolist()
     first, second = order[: preset.images], order[preset.images : preset.images + preset.held]
-    batches = list(DataLoader(Subset(source.plain, first), 50))
-    images, targets = next(iter(DataLoader(Subset(source.plain, second), preset.held)))
+    batches = DataLoader(Subset(source.plain, first), 50, num_workers=workers)
+    parts = zip(*DataLoader(Subset(source.plain, second), 50, num_workers=workers))
+    images, targets = (torch.cat(each) for each in parts)
     images, targets = images.to(device), targets.to(device)
     if source.score == "miou":
         return batches, MissedIoU(images, targets, source.classes, batch=20)

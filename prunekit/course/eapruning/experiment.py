@@ -5,7 +5,8 @@
     prunekit run eapruning --scale full --dataset resnet50 --root data/imagenet
     accelerate launch -m prunekit.cli run eapruning --scale full ...            # many GPUs share out the candidates
 
-Stop it and start it again with the same arguments: it goes on where it was. Files in out/eapruning-DATASET-MODEL-...:
+Stop it and start it again with the same arguments: it goes on where it was. Files in out/eapruning-DATASET-MODEL-...,
+a folder for each ratio, cost, choice and seed:
 
     dense/ tuned/   checkpoints of training     search/     every candidate's error and cost
     plans/NN.json   plans along the front       plan.json   the chosen one
@@ -14,6 +15,7 @@ Stop it and start it again with the same arguments: it goes on where it was. Fil
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.core import Groups, PruningPlan
 from prunekit.course import ledger
@@ -29,8 +31,10 @@ from prunekit.course.eapruning.data import Sources, sources, split
 from prunekit.course.eapruning.preset import MODELS, EaPruning
 from prunekit.course.experiments import costs, fetched, first_process, own_device, training
 from prunekit.course.presets import Scale
+from prunekit.errors import BudgetError, InputError
 from prunekit.methods import eapruning
 from prunekit.models import zoo
+from prunekit.plan import latency_of
 from prunekit.progressive import Training
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
 from prunekit.train import finetune
@@ -69,14 +73,35 @@ class Lab:
         return self.fitness.rebuilder
 
 
-def prepare(preset: EaPruning, source: Sources, model: nn.Module, *, seed: int = 0) -> Lab:
+def prepare(preset: EaPruning, source: Sources, model: nn.Module, *, seed: int = 0, workers: int = 0) -> Lab:
     """Gather and factor. seed: which images, and which units stay."""
-    device = next(model.parameters()).device
-    batches, error = split(preset, source, device, seed=seed)
-    groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=device), heads=preset.heads)
-    space = eapruning.space(model, groups, choose=preset.choose, step=preset.step, seed=seed)
+    batches, error = split(preset, source, next(model.parameters()).device, seed=seed, workers=workers)
+    groups, space, x = searched(preset, model, seed=seed)
     ready = eapruning.rebuilder(model, space, batches, samples=preset.samples, first=preset.tokens, seed=seed)
-    return Lab(preset, source, model, groups, eapruning.Fitness(ready, error))
+    cost = latency_of(model, groups, x) if preset.cost == "latency" else preset.cost
+    return Lab(preset, source, model, groups, eapruning.Fitness(ready, error, cost))
+
+
+def searched(preset: EaPruning, model: nn.Module, *, seed: int = 0) -> tuple[Groups, eapruning.Space, Tensor]:
+    """The network's groups, what the search may choose from, and an input. Nothing is trained or evaluated for it.
+
+    InputError for heads that a network without attention does not have, BudgetError for a ratio that the smallest
+    candidate does not reach (a time is not measured for it).
+    """
+    x = torch.zeros(1, 3, *preset.size, device=next(model.parameters()).device)
+    groups = find_groups(model, x, heads=preset.heads)
+    if preset.heads == "dimension" and not any(group.kind == "head_dim" for group in groups.values()):
+        raise InputError(f"{preset.model} has no attention, so its heads have no dimension: leave --heads out.")
+    space = eapruning.space(model, groups, choose=preset.choose, step=preset.step, seed=seed)
+    if preset.cost != "latency":
+        count = space.macs if preset.cost == "macs" else space.params
+        least = count(space.counts(0 * space.levels)) / count(space.whole)
+        if least > 1 - preset.macs_ratio:
+            raise BudgetError(
+                f"--macs-ratio {preset.macs_ratio:g} is out of reach: the smallest candidate of {preset.model} still "
+                f"has {least:.1%} of the {preset.cost}. Give at most {math.floor(1000 * (1 - least)) / 1000}."
+            )
+    return groups, space, x
 
 
 def dense_model(preset: EaPruning, classes: int, *, seed: int = 0) -> nn.Module:
@@ -107,19 +132,25 @@ def run(
 ) -> Outcome:
     """All of it, with the result in the ledger. processes: local ones that share out the candidates.
 
-    Raises the errors of the readers, of eapruning.search and of finetune; BudgetError when the front has nothing as
-    small as asked.
+    Raises the errors of the readers, of eapruning.search and of finetune; those of `searched`, before anything is
+    trained; BudgetError when the search found nothing as small as asked.
     """
     begun, source = time.perf_counter(), sources(preset, root)
-    folder = out / f"eapruning-{preset.dataset}-{preset.model}-{preset.macs_ratio:.3g}-{seed}"
+    folder = out / f"{preset.folder}-{seed}"
     learn = partial(training, seed=seed, precision=precision, workers=workers)
     model = dense_model(preset, source.classes, seed=seed).to(own_device())
+    searched(preset, model)  # what cannot be, before hours of training
     if preset.pretrain:
         task = learn(preset.pretrain, source.train, source.loss)
         model = finetune(model, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=folder / "dense").model
-    lab = prepare(preset, source, model, seed=seed)
+    lab = prepare(preset, source, model, seed=seed, workers=workers)
     search = replace(preset.search, seed=seed)
     found = eapruning.search(lab.fitness, search, processes=processes, checkpoint=folder / "search")
+    if (smallest := found.front()[0].cost) > 1 - preset.macs_ratio:
+        raise BudgetError(
+            f"the search found nothing as small as --macs-ratio {preset.macs_ratio:g} asks, its smallest has "
+            f"{smallest:.1%} of the cost: give more --generations, or a smaller ratio."
+        )
     plan, worth = found.within(1 - preset.macs_ratio)
     x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0)).to(own_device())
     certificate = check_equivalence(model, prune(model, lab.groups, plan), lab.groups, plan, x)
@@ -134,7 +165,7 @@ def run(
             for name, net in (("dense", model), ("rebuilt", rebuilt))
         }
         metrics = {**measure(small), **before, **costs(lab.groups, plan), "hypervolume": found.hypervolumes()[-1]}
-        metrics["held_error"] = worth.error
+        metrics |= {"held_error": worth.error, "cost": worth.cost, "certificate": certificate.max_error}
         _leave(found, plan, small, folder, preset.plans)
         _report(preset, source, plan, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
     return Outcome(small, plan, found, certificate, metrics)
@@ -170,6 +201,7 @@ def _report(
         "macs_ratio": round(preset.macs_ratio, 4),
         "budget": preset.search.budget,
         "steps": preset.tune.steps,
+        "cost": preset.cost,
         "choose": preset.choose,
         "heads": preset.heads,
     }

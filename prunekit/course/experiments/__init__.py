@@ -6,7 +6,7 @@ network, the runs behind its claims.
 
 from prunekit.course.experiments.clock import Clock
 from prunekit.course.experiments.measured import costs, first_process, own_device, segmentation
-from prunekit.course.experiments.presets import Stretch, adamw, choose, pick_model, positive
+from prunekit.course.experiments.presets import Stretch, adamw, check_numbers, choose, pick_model
 from prunekit.course.experiments.rows import Row, carry_out, runs_of
 from prunekit.course.experiments.streets import READERS, pictures, whole_pictures
 from prunekit.course.experiments.training import fetched, image_loader, training
@@ -18,6 +18,7 @@ __all__ = [
     "Stretch",
     "adamw",
     "carry_out",
+    "check_numbers",
     "choose",
     "costs",
     "fetched",
@@ -26,7 +27,6 @@ __all__ = [
     "own_device",
     "pick_model",
     "pictures",
-    "positive",
     "runs_of",
     "segmentation",
     "training",

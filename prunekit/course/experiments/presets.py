@@ -60,16 +60,22 @@ def choose(presets: Mapping[Scale, Mapping[str, P]], scale: Scale, name: str | N
     return there[name or next(iter(there))]
 
 
-def pick_model(name: str, *known: Iterable[str]) -> str:
-    """The name again; InputError with the names there are when it is not known."""
+def pick_model(name: str, *known: Iterable[str], of: str = "") -> str:
+    """The name again; InputError with the names there are when it is not known. of: what they are for."""
     there = [each for names in known for each in names]
     if name not in there:
-        raise InputError(f"no network {name!r}; there are: {', '.join(there)}.")
+        raise InputError(f"no network {name!r}{of and f' for {of}'}; there are: {', '.join(there)}.")
     return name
 
 
-def positive(given: Mapping[str, Any]) -> None:
-    """InputError when steps, batch, size, side or round_to, where they are given, are below 1."""
-    for name in ("steps", "batch", "size", "side", "round_to"):
+def check_numbers(given: Mapping[str, Any]) -> None:
+    """InputError when counts, where they are given, are below 1, or a fraction to remove is not from 0 up to 1."""
+    for name in ("steps", "batch", "size", "side", "round_to", "images", "plans"):
         if name in given and min(np.atleast_1d(given[name])) < 1:
             raise InputError(f"{name} is {given[name]}; give whole numbers from 1 on.")
+    for name in ("macs_ratio", "percentage"):
+        if name in given and not 0 <= given[name] < 1:
+            raise InputError(
+                f"{name} is the fraction to remove, from 0 up to but not 1; got {given[name]:g} "
+                f"(--{name.replace('_', '-')})."
+            )

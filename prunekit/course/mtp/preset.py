@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
+from prunekit.course.experiments import Stretch, adamw, check_numbers, choose, pick_model
 from prunekit.course.presets import Scale
 from prunekit.errors import InputError
 from prunekit.methods.mtp import Settings
@@ -201,7 +201,7 @@ def override(preset: Mtp, **given: Any) -> Mtp:
     a multiple of the rounds; rounds, alpha (both), mu, rho: of the alternation. InputError for what no run can do.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    positive(given)
+    check_numbers(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     if "model" in given:
         pick_model(given["model"], MODELS, zoo.BUILDERS)

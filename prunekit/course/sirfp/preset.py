@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.course.experiments import Stretch, adamw, choose, pick_model, positive
+from prunekit.course.experiments import Stretch, adamw, check_numbers, choose, pick_model
 from prunekit.course.presets import Scale
 from prunekit.models import zoo
 from prunekit.models.deeplab import deeplabv3, deeplabv3plus
@@ -119,7 +119,7 @@ def preset_of(scale: Scale, dataset: str | None = None) -> Sirfp:
 def override(preset: Sirfp, **given: Any) -> Sirfp:
     """The preset with what is not None instead; steps and batch go to every training."""
     given = {name: value for name, value in given.items() if value is not None}
-    positive(given)
+    check_numbers(given)
     each = {name: given.pop(name) for name in ("steps", "batch") if name in given}
     if "model" in given:
         pick_model(given["model"], MODELS, zoo.BUILDERS)
