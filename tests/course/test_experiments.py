@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from layouts import ADE, VOC, publish
 
 from prunekit.course import ledger
-from prunekit.course.experiments import Clock, Row, Stretch, adamw, carry_out, fetched, pictures, positive, runs_of
+from prunekit.course.experiments import Clock, Row, Stretch, adamw, carry_out, check_numbers, fetched, pictures, runs_of
 from prunekit.errors import CheckpointError, DataError, DownloadError, InputError
 
 WAYS = {"A1": {"ours": 1, "theirs": 2}, "A2": {"again": 1}}
@@ -70,9 +70,13 @@ def test_a_stretch_takes_the_schedule_of_its_optimizer(stretch: Stretch, schedul
 
 
 def test_numbers_below_one_and_weights_out_of_reach_are_refused():
-    positive({"steps": 1, "size": (1, 2), "model": "any"})
+    check_numbers({"steps": 1, "size": (1, 2), "model": "any"})
     with pytest.raises(InputError, match=r"size is \(0, 4\); give whole numbers from 1 on"):
-        positive({"size": (0, 4)})
+        check_numbers({"size": (0, 4)})
+    check_numbers({"macs_ratio": 0.0, "percentage": 0.99})
+    for name, ratio in (("macs_ratio", 1.0), ("percentage", -0.1), ("macs_ratio", float("nan"))):
+        with pytest.raises(InputError, match=rf"{name} is the fraction to remove.*--{name.replace('_', '-')}"):
+            check_numbers({name: ratio})
 
     def offline():
         raise OSError("no connection\nmore")
