@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from prunekit.errors import InputError
+from prunekit.methods import bilevel
+from prunekit.surgery import find_groups
 from prunekit.train import TrainConfig, Trained, finetune, segmentation_loss
 
 HERE = Path(__file__)
@@ -73,6 +76,18 @@ def train(name: str, **kwargs) -> Trained:
     return finetune(Net(norm), loader, TrainConfig(**{**BASE, **settings}), **arguments, **kwargs)
 
 
+def search() -> tuple[bilevel.Learned, float]:
+    """Masks that learn, shared between the processes at every second step; and the seconds of it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    config = TrainConfig(**{**BASE, "steps": 30, "lr": 0.02, "save_every": 2})
+    loader = DataLoader(Uneven(), batch_size=5, shuffle=True)
+    groups, masks = find_groups(net, torch.zeros(1, 3, 6, 6)), bilevel.MaskConfig(lr=0.05)
+    start = time.perf_counter()
+    found = bilevel.learn_plan(net, groups, loader, config, macs_ratio=0.4, masks=masks)
+    return found, time.perf_counter() - start
+
+
 class Stop(Exception):
     pass
 
@@ -100,7 +115,10 @@ def worker(folder: Path) -> None:
     except InputError as err:
         refused = str(err)
     out = {n: (r.model.state_dict(), [s.loss for s in r.history]) for n, r in results.items()}
-    torch.save({"runs": out, "refused": refused}, folder / f"rank{distributed.get_rank()}.pt")
+    found, wall = search()
+    searched = {"keep": found.plan.keep, "scores": found.scores, "flips": found.history.flips}
+    searched |= {"seconds": found.seconds, "wall": wall}
+    torch.save({"runs": out, "refused": refused, "searched": searched}, folder / f"rank{distributed.get_rank()}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -155,6 +173,17 @@ def test_one_process_goes_on_where_two_stopped(launched):
     assert seen == [4, 5, 6, 7, 8]
     for a, b in zip(resumed.model.parameters(), train("plain").model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_masks_that_learn_on_two_processes_agree_and_count_their_seconds_once(launched):
+    one, two = (rank["searched"] for rank in launched[1])
+    assert one["flips"] and (one["keep"], one["flips"]) == (two["keep"], two["flips"])
+    alone, _ = search()
+    for name, s_U in alone.scores.items():
+        assert torch.equal(one["scores"][name], two["scores"][name])
+        torch.testing.assert_close(one["scores"][name], s_U, rtol=0, atol=0.05)
+    for rank in (one, two):
+        assert 0 < rank["seconds"] <= rank["wall"]
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(launched):

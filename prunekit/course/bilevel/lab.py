@@ -98,8 +98,8 @@ class Lab:
         return store.once("found.json", lambda: json.dumps(self._measured(way)), json.loads)
 
     def speeds(self, ways: Mapping[str, Way]) -> dict[str, dict[str, Any]]:
-        """Every way's network against the dense one, by medians over passes in turn, in CPU time: that of other programs
-        is not in it. Weights do not matter here.
+        """Every way's network against the dense one, by medians over passes in turn, in CPU time: what other
+        programs take is not in it. Weights do not matter here.
         """
         plans = {name: self.chosen(way)[0] for name, way in ways.items()}
         dense = self.dense.cpu()
