@@ -77,7 +77,9 @@ def test_memory_is_three_copies_of_the_backbone_and_no_more(case) -> None:
     multipliers = sum(p.nbytes for p in classifier.get_submodule("backbone").parameters())
     expected = size["1"] + size["2"] + momenta + multipliers
     print(f"live after a round {[s / 1e6 for s in seen]} MB, W1, W2, W3, heads, momenta, E {expected / 1e6:.2f} MB")
-    assert max(seen) <= 1.05 * expected + 4e6  # a batch of pictures
+    pictures = sum(t.nbytes for task in (classify, segment) for t in next(iter(task.loader)))
+    spare = sum(t.nbytes for t in classifier.get_submodule("backbone").state_dict().values()) / 4
+    assert expected <= max(seen) <= expected + pictures + spare, "there is a fourth copy"
 
 
 @pytest.mark.parametrize("alpha", [0.2])
@@ -99,8 +101,11 @@ def test_l1_by_a_proximal_step_and_by_a_subgradient(case, alpha: float) -> None:
                 mtp.coupling.soft_threshold_(p, step.lr / (1 - config.momentum) * alpha)
 
     runs = {"subgradient": pull, "prox": finetune(segmenter, segment.loader, config, on_step=prox).model}
+    zero, small = {}, {}
     for name, model in runs.items():
         gamma = torch.cat(list(mtp.score(model, parts).values()))
         shares = [(gamma <= limit).float().mean().item() for limit in (0.0, 1e-3, 1e-2)]
         print(f"alpha {alpha}, {name}: scales at 0 / below 1e-3 / 1e-2: {shares}, mean {gamma.mean():.3f}")
-    assert (torch.cat(list(mtp.score(runs["prox"], parts).values())) == 0).any()
+        zero[name], small[name] = shares[:2]
+    assert zero["subgradient"] == 0 and zero["prox"] > 0.5, "only the proximal step reaches 0"
+    assert small["subgradient"] < 0.05 and small["prox"] > 0.5, "nor does the subgradient come near"
