@@ -77,8 +77,8 @@ MTP = (
     Claim(
         "M6",
         "more channels survive in the last stage",
-        "Chen 2022, Figures 5 and 7, drawn without numbers; that ASPP's image pooling keeps fewer channels on Cityscapes "
-        "than on VOC 2012 is not judged: ours is one data set",
+        "Chen 2022, Figures 5 and 7, drawn without numbers; that ASPP's image pooling keeps fewer channels on "
+        "Cityscapes than on VOC 2012 is not judged: ours is one data set",
         unit="channels kept",
         needs=(
             Need("last stage 0.75x", ">", "other stages 0.75x"),
