@@ -247,15 +247,31 @@ def _check_ratio(name: str, ratio: float) -> None:
         raise InputError(f"{name} is the fraction to remove, from 0 up to but not 1; got {ratio!r}.")
 
 
-def latency_of(model: nn.Module, groups: Groups, x: Tensor, *, repeats: int = 15) -> Callable[[PruningPlan], float]:
+def latency_of(model: nn.Module, groups: Groups, x: Tensor, *, repeats: int = 15) -> Latency:
     """latency(plan) for `budget_plan(latency_ratio=...)`: prunes for real and times it against the dense model.
 
-    Returns the median time of the pruned model relative to the dense one, the two timed in turns, so that a machine
+    It returns the median time of the pruned model relative to the dense one, the two timed in turns, so that a machine
     that slows down slows both. Noisy by nature: two calls differ by a few percent.
     """
+    return Latency(model, groups, x, repeats)
 
-    def measure(plan: PruningPlan) -> float:
-        times = latency_ms({"dense": model, "pruned": prune(model, groups, plan)}, x, repeats=repeats)
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Latency:
+    """plan -> relative time, see latency_of."""
+
+    model: nn.Module
+    groups: Groups
+    x: Tensor
+    repeats: int = 15
+
+    def __call__(self, plan: PruningPlan) -> float:
+        pair = {"dense": self.model, "pruned": prune(self.model, self.groups, plan)}
+        times = latency_ms(pair, self.x, repeats=self.repeats)
         return times["pruned"] / times["dense"]
 
-    return measure
+    def describe(self) -> str:
+        """The same text for what is measured alike; the times still differ."""
+        kind, size = type(self.model).__name__, "x".join(map(str, self.x.shape))
+        how = f"{str(self.x.dtype).removeprefix('torch.')} on {self.x.device.type}, {torch.get_num_threads()} threads"
+        return f"latency of {kind} for {size} {how}, median of {self.repeats}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import timm
 import torch
@@ -140,6 +142,9 @@ def test_latency_is_measured_against_the_dense_model(mini) -> None:
     measure = latency_of(model, groups, x, repeats=7)
     tiny = uniform_plan(groups, l1.score(model, groups), 0.85)
     assert measure(tiny) < 1  # 2 % of the work: any machine sees that
+    sent = pickle.loads(pickle.dumps(measure))
+    assert sent(tiny) < 1 and sent.describe() == measure.describe()
+    assert latency_of(model, groups, x, repeats=8).describe() != measure.describe()
 
 
 def test_an_unreachable_budget_says_what_is_reachable(mini) -> None:

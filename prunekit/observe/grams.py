@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunekit.core import Groups
-from prunekit.errors import ScoreError
+from prunekit.errors import InputError, ScoreError
 from prunekit.observe.maps import layer_of
 from prunekit.observe.passes import Batches, pairs, still
 from prunekit.observe.units import known_state
@@ -40,10 +40,13 @@ def grams(
 ) -> dict[str, Tensor]:
     """The Gram matrix of each named weight's layer: weight name -> (D, D) float64, on the CPU.
 
-    samples: outputs (pixels, tokens) drawn at random from each image. first: so many of them are a linear layer's first
-    tokens, in every image (1: a transformer's class token). Raises ScoreError, in the name of `method`,
-    without data, for layers that `readable` refuses, and for inputs that are not finite.
+    samples: outputs (pixels, tokens) of each image, at places drawn at random once for each batch and layer: images of
+    one batch share them, so many small batches see more places than a large one. first: so many of them are a linear
+    layer's first tokens, in every image (1: a transformer's class token). Raises ScoreError, in the name of `method`,
+    without data, for layers that `readable` refuses, and for inputs that are not finite, InputError for samples or
+    first that are no counts.
     """
+    check_samples(samples, first)
     known_state(model, groups, groups)
     sums: dict[str, _Sum] = {}
     draw = torch.Generator().manual_seed(seed)
@@ -69,6 +72,12 @@ def grams(
         if not torch.isfinite(found[name]).all():
             raise ScoreError(f"what '{name}' reads holds nan or inf: are there such inputs or weights?")
     return found
+
+
+def check_samples(samples: int, first: int = 0) -> None:
+    """InputError unless they are whole numbers, samples from 1 on and first from 0 on."""
+    if type(samples) is not int or type(first) is not int or samples < 1 or first < 0:
+        raise InputError(f"samples and first are whole numbers from 1 and 0 on, got {samples!r} and {first!r}.")
 
 
 def readable(layer: nn.Module | None) -> bool:
@@ -111,7 +120,7 @@ def _add_to(sums: dict[str, _Sum], name: str, samples: int, first: int, draw: to
 
 
 def patches(layer: nn.Module, x: Tensor, samples: int, draw: torch.Generator, *, first: int = 0) -> Tensor:
-    """(S, C P): what `samples` random outputs of each image are computed from."""
+    """(S, C P): what `samples` outputs of each image are computed from, at places that the images share."""
     if isinstance(layer, nn.Linear):
         tokens_BNC = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None]
         return _sampled(tokens_BNC.movedim(1, -1), samples, draw, first)

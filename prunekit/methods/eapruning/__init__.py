@@ -11,13 +11,15 @@ training images for the error. Which units stay is chosen at random (or by L1 no
     small = found.small(worth.counts)  # with rebuilt weights; pk.prune(model, groups, plan) alone has the old ones
 
 Files: space (the encoding), leading (least squares for all candidates by one factor a layer), rebuild (candidates with
-rebuilt weights), fitness (error and cost), evolution (NSGA-III), search (the loop), table (its checkpoint), workers
-(several processes), front (Pareto, hypervolume, plans along it), asymmetric (inputs of the cut network), retrain.
+rebuilt weights), fitness (error and cost), evolution (NSGA-III), search (the loop), table (its checkpoint), sharing and
+workers (several processes), front (Pareto, hypervolume, plans along it), asymmetric (inputs of the cut network),
+retrain.
 
 Differs: Gram matrices of the original network's inputs serve all candidates (the paper does not say whose inputs it
-takes; asymmetric.py measures the difference). A bias is fitted too. A ridge keeps ill-conditioned layers apart. MLPs
-may go in steps of several neurons. Plans come from the front of everything that was evaluated. No mutation or crossover
-is printed: ours are in evolution.py.
+takes; asymmetric.py measures the difference). A bias is fitted too. A ridge keeps ill-conditioned layers apart. The
+paper searches all counts; ours end where 10 % of a group are left (max_ratio of space). MLPs may go in steps of several
+neurons. Plans come from the front of everything that was evaluated. No mutation or crossover is printed: ours are in
+evolution.py.
 """
 
 from __future__ import annotations
@@ -77,8 +79,9 @@ def search_plan(
     """The front of plans from error to cost, in one call; its parts are space, rebuilder, Fitness and search.
 
     batches: (input, target) pairs to rebuild weights on. error(model): on other images. samples: outputs drawn from
-    each image; images times samples should be more than the inputs of the widest layer (channels times kernel
-    positions), and a smaller map gives fewer samples. Where they are not, a warning names the layers. running: how,
+    each image, at places that the images of a batch share, so prefer small batches; images times samples should be more
+    than the inputs of the widest layer (channels times kernel positions), and a smaller map gives fewer samples. Where
+    they are not, a warning names the layers. running: how,
     processes, checkpoint, quiet, on_generation of `search`. Raises as the parts do.
 
     A plan of the result is the cut alone; its `small(worth.counts)` is the network that the error was measured on.

@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunekit.errors import ScoreError
-from prunekit.methods.eapruning.leading import Solver
 from prunekit.methods.eapruning.rebuild import Rebuilder
 from prunekit.methods.eapruning.space import Counts
 from prunekit.observe import Batches
-from prunekit.observe.grams import patches
+from prunekit.observe.grams import check_samples, patches
 from prunekit.observe.passes import pairs, still
 from prunekit.reconstruct import solvable, with_bias
 
@@ -40,8 +39,10 @@ def asymmetric(
 ) -> nn.Module:
     """The candidate cut to size, its layers fitted in the order in which they run.
 
-    batches: read again for every layer, so a list or a loader, no generator. Raises ScoreError without data.
+    batches: read again for every layer, so a list or a loader, no generator. Raises ScoreError without data, InputError
+    for samples that are no count.
     """
+    check_samples(samples)
     model, groups = rebuilder.model, rebuilder.space.groups
     work = copy.deepcopy(rebuilder.masked(counts))
     chosen = dict(zip(rebuilder.space.names, counts, strict=True))
@@ -52,7 +53,7 @@ def asymmetric(
             if _depthwise(layer):
                 own.weight.mul_(_factors(rows, batches, layer, own))  # type: ignore[operator]
             else:
-                _refit(rows, batches, rebuilder.solvers[f"{path}.weight"], chosen, condition)
+                _refit(rows, batches, rebuilder, chosen, condition)
     return rebuilder.shrunk(work, counts)
 
 
@@ -99,11 +100,14 @@ class _Rows:
         return torch.cat(found)
 
 
-def _refit(rows: _Rows, batches: Batches | None, each: Solver, chosen: dict[str, int], condition: float) -> None:
+def _refit(
+    rows: _Rows, batches: Batches | None, rebuilder: Rebuilder, chosen: dict[str, int], condition: float
+) -> None:
     """Set the layer's weights in the cut network."""
+    name = f"{rows.path}.weight"
     layer, own = (model.get_submodule(rows.path) for model in rows.models)
     assert isinstance(layer, (nn.Linear, nn.Conv2d)) and isinstance(own, (nn.Linear, nn.Conv2d))
-    target_OD, keep = with_bias(layer).to(layer.weight.device), each.keep(chosen)
+    target_OD, keep = with_bias(layer).to(layer.weight.device), rebuilder.solvers[name].keep(chosen)
     sums = [torch.zeros(0)] * 2
 
     def see(x_SD: Tensor, hat_SD: Tensor) -> None:
@@ -118,6 +122,7 @@ def _refit(rows: _Rows, batches: Batches | None, each: Solver, chosen: dict[str,
     factor, _, _ = solvable(sums[0], condition=condition, name=f"'{rows.path}'")
     weight_OD = torch.zeros_like(target_OD, device="cpu")
     weight_OD[:, keep] = torch.cholesky_solve(sums[1], factor).T
+    weight_OD = rebuilder.zeroed(name, weight_OD, chosen)
     own.weight.copy_(weight_OD[:, :-1].reshape(own.weight.shape))
     if own.bias is not None:
         own.bias.copy_(weight_OD[:, -1])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.core import PruningPlan
-from prunekit.errors import InputError, ScoreError
+from prunekit.errors import InputError, PrunekitError, RuntimeFailure, ScoreError
 from prunekit.methods.eapruning.rebuild import Rebuilder
 from prunekit.methods.eapruning.space import Counts
 from prunekit.metrics import confusion_matrix, evaluating, logits_of, miou
@@ -33,6 +33,9 @@ class Misclassified:
     images: Tensor
     labels: Tensor
     batch: int = 256
+
+    def __post_init__(self) -> None:
+        _check_data(self.images, self.labels, 1, self.batch)
 
     def __call__(self, model: nn.Module) -> float:
         with evaluating(model):
@@ -53,6 +56,9 @@ class MissedIoU:
     classes: int
     batch: int = 32
 
+    def __post_init__(self) -> None:
+        _check_data(self.images, self.masks, 3, self.batch)
+
     def __call__(self, model: nn.Module) -> float:
         pairs = zip(self.images.split(self.batch), self.masks.split(self.batch))
         with evaluating(model):
@@ -62,6 +68,16 @@ class MissedIoU:
     def describe(self) -> str:
         """The same text for the same data."""
         return f"1 - mIoU {_digest(self.images, self.masks)}"
+
+
+def _check_data(images: Tensor, targets: Tensor, axes: int, batch: int) -> None:
+    """InputError unless there are images, a label or mask for each, and a batch to read them in."""
+    sizes = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in (images, targets)]
+    if str in map(type, sizes) or targets.ndim != axes or len(targets) != len(images) or not len(images):
+        wanted = "(B,), one class number an image" if axes == 1 else "(B, H, W), one mask an image"
+        raise InputError(f"images and targets are {sizes[0]} and {sizes[1]}; give tensors (B, 3, H, W) and {wanted}.")
+    if type(batch) is not int or batch < 1:
+        raise InputError(f"batch is the number of images in one pass, a whole number from 1 on, got {batch!r}.")
 
 
 def _name(given: Any) -> str:
@@ -79,8 +95,11 @@ def _digest(*tensors: Tensor) -> str:
 @dataclass(frozen=True)
 class Fitness:
     """counts -> (error, cost). cost: relative to the whole network's. "macs" and "params" are counted; a function of
-    the plan is asked, e.g. `plan.latency_of(model, groups, x)`, and measured times differ from run to run.
-    rebuild=False leaves the weights as they are cut, a control.
+    the plan is asked, e.g. `plan.latency_of(model, groups, x)`, by one process while no other computes, and measured
+    times differ from run to run. rebuild=False leaves the weights as they are cut, a control.
+
+    Calling it raises ScoreError for errors outside [0, 1] and costs that are not positive, InputError when error or
+    cost give no number, RuntimeFailure when they fail.
     """
 
     rebuilder: Rebuilder
@@ -95,15 +114,17 @@ class Fitness:
     def __call__(self, counts: Counts) -> tuple[float, float]:
         """One thread on the CPU, so that no number depends on how many processes there are."""
         with one_thread():
-            wrong = self.error(self.rebuilder.masked(counts, rebuild=self.rebuild))
-        cost = self.price(counts)
-        if not 0 <= wrong <= 1 or not cost > 0:
-            raise ScoreError(f"a candidate has the error {wrong} and the cost {cost}; errors lie in [0, 1].")
-        return wrong, cost
+            wrong = _asked("error", self.error, self.rebuilder.masked(counts, rebuild=self.rebuild), counts)
+        if not 0 <= wrong <= 1:
+            raise ScoreError(f"the candidate {counts[:4]}... has the error {wrong}; errors lie in [0, 1].")
+        return wrong, self.price(counts)
 
     def price(self, counts: Counts) -> float:
         """The relative cost alone."""
-        return self._absolute(counts) / self.whole
+        cost = self._absolute(counts) / self.whole
+        if not 0 < cost < float("inf"):
+            raise ScoreError(f"the candidate {counts[:4]}... has the cost {cost}; a cost is a positive number.")
+        return cost
 
     @cached_property
     def whole(self) -> float:
@@ -113,7 +134,7 @@ class Fitness:
     def _absolute(self, counts: Counts) -> float:
         space = self.rebuilder.space
         if callable(self.cost):
-            return float(self.cost(space.plan(counts)))
+            return _asked("cost", self.cost, space.plan(counts), counts)
         return float(space.macs(counts) if self.cost == "macs" else space.params(counts))
 
     def describe(self) -> dict[str, Any]:
@@ -136,6 +157,21 @@ class Fitness:
                     f"{what} is {_name(given)}, which does not say what it measures, so a checkpoint could be another "
                     "search's. Give an object with describe() -> str that names its data, or leave checkpoint out."
                 )
+
+
+def _asked(what: str, given: Callable[[Any], float], of: Any, counts: Counts) -> float:
+    """What the caller's error or cost says of a candidate, as a number that JSON knows."""
+    try:
+        value = given(of)
+    except PrunekitError:
+        raise
+    except Exception as err:
+        where = f"the {what} {_name(given)} failed on the candidate {counts[:4]}..."
+        raise RuntimeFailure(f"{where}: {type(err).__name__}: {err}") from err
+    try:
+        return float(value + 0)  # a text of digits is no number
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise InputError(f"the {what} {_name(given)} gave {value!r:.60}; it must give one number.") from err
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def along(
     that there are when the front has nothing in it.
     """
     check_window(window)
-    if number < 1:
+    if type(number) is not int or number < 1:
         raise InputError(f"asked for {number} plans; give a whole number from 1 on.")
     whole = front(candidates)
     if not whole:
@@ -87,5 +87,10 @@ def sketch(best: Sequence[Candidate], width: int = 9) -> str:
 
 def check_window(window: tuple[float, float]) -> None:
     """InputError unless it is (low, high), fractions of the whole network's cost."""
-    if len(window) != 2 or not 0 <= window[0] < window[1] <= 1:
+    try:
+        low, high = map(float, window)
+        fits = 0 <= low < high <= 1
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise InputError(f"window is {window}; give (low, high), fractions of the whole cost, such as (0.4, 0.6).")

@@ -39,8 +39,8 @@ class Rebuilder:
         self.model, self.space, self.solvers = model, space, solvers
         self.memory = Memory(CACHE)
         self._work = copy.deepcopy(model).eval()
-        self._tensors = dict(self._work.named_parameters())
-        self._zeroed = _zeroed_members(space)
+        self._tensors = {**dict(self._work.named_parameters()), **dict(self._work.named_buffers())}
+        self._zeroed = _zeroed_members(space, solvers)
         self._buffers = {name: tensor.clone() for name, tensor in self._work.named_buffers()}
         self._source = {name: self._tensors[name].detach().clone() for name in self._zeroed if name not in solvers}
 
@@ -92,12 +92,16 @@ class Rebuilder:
         for name, each in self.solvers.items():
             key = (name, rebuild, *(chosen[group] for group in each.groups))
             found[name] = self.memory.get(key, lambda name=name: self._layer(name, chosen, rebuild))
-        for name, source in self._source.items():
-            gone = torch.zeros(source.shape, dtype=torch.bool)
-            for dim, group, index_UK in self._zeroed[name]:
-                gone.index_fill_(dim, index_UK[chosen[group] :].flatten(), True)
-            found[name] = source.masked_fill(gone.to(source.device), 0)
+        for name in self._zeroed:
+            found[name] = self.zeroed(name, found[name] if name in found else self._source[name], chosen)
         return found
+
+    def zeroed(self, name: str, tensor: Tensor, chosen: dict[str, int]) -> Tensor:
+        """A copy with zeros where a mask has them; of fitted weights (O, D), whose inputs are gone, in whole rows."""
+        gone = torch.zeros(tensor.shape, dtype=torch.bool)
+        for dim, group, index_UK in self._zeroed.get(name, []):
+            gone.index_fill_(dim, index_UK[chosen[group] :].flatten(), True)
+        return tensor.masked_fill(gone.to(tensor.device), 0)
 
     def _layer(self, name: str, chosen: dict[str, int], rebuild: bool) -> Tensor:
         """One layer's weights (O, D), in the model's type. Where nothing is gone they are its own to the last bit."""
@@ -138,16 +142,22 @@ def rebuilder(
 ) -> Rebuilder:
     """Gather the Gram matrices and factor them, one Cholesky a layer.
 
-    batches: (input, target) pairs; samples: outputs (pixels, tokens) drawn from each image, first: the
-    first so many of a linear layer's tokens always (1: the class token). condition: larger condition
-    numbers get a ridge, see reconstruct.solvable. Warns, naming layers, when a Gram matrix is singular or has fewer
-    samples than unknowns; the ridge keeps the solution small there. Raises ScoreError without data and for inputs that
-    are not finite.
+    batches: (input, target) pairs; samples, first: as in observe.grams, outputs (pixels, tokens) drawn from each image,
+    the same ones within a batch, and how many of a linear layer's are its first tokens (1: the class token). condition:
+    larger condition numbers get a ridge, see reconstruct.solvable. Warns, naming layers, when a Gram matrix is singular
+    or has fewer samples than unknowns (the ridge keeps the solution small there), and of layers that read what may
+    shrink and cannot be rebuilt. Raises ScoreError without data and for inputs that are not finite, InputError for
+    samples or first that are no counts.
     """
     reads = _reads(model, space)
     if not reads:
         raise ScoreError("no plain convolution or linear layer reads what may shrink, so nothing can be rebuilt.")
     moments = grams(model, space.groups, reads, batches, method="eapruning", samples=samples, first=first, seed=seed)
+    readers = dict.fromkeys(member.tensor for group in space.groups.values() for member in group.consumers())
+    if left := [f"'{name}'" for name in readers if name not in reads]:
+        _warn(
+            f"no least squares for {_some(left)}, left as cut: no plain convolution or linear layer that runs by itself"
+        )
     solvers, singular, few = {}, [], []
     for name, inputs in reads.items():
         layer = layer_of(model, name)
@@ -179,13 +189,17 @@ def _reads(model: nn.Module, space: Space) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _zeroed_members(space: Space) -> dict[str, list[tuple[int, str, Tensor]]]:
-    """Tensor -> (axis, group, index (U, K) in order) of what a mask zeroes: see surgery.cut.removed_positions."""
+def _zeroed_members(space: Space, solvers: dict[str, Solver]) -> dict[str, list[tuple[int, str, Tensor]]]:
+    """Tensor -> (axis, group, index (U, K) in order) of what a mask zeroes: see surgery.cut.removed_positions. Without
+    what solvers set: inputs of their layers, and biases, which are a column of the fitted weights.
+    """
     found: dict[str, list[tuple[int, str, Tensor]]] = {}
+    fitted = {(name, 1) for name in solvers} | {(_bias(name), 0) for name in solvers}
     for name, group in space.groups.items():
         order = torch.tensor(space.order[name])
         for member in group.members:
-            if member.role == "consumer" or group.kind == "head_dim":
+            read = member.role == "consumer" or group.kind == "head_dim"
+            if read and (member.tensor, member.dim) not in fitted:
                 found.setdefault(member.tensor, []).append((member.dim, name, member.index[order]))
     return found
 

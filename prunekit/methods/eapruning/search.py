@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -23,9 +22,10 @@ from prunekit.methods.eapruning.bar import progress
 from prunekit.methods.eapruning.evolution import Evolution
 from prunekit.methods.eapruning.fitness import Fitness
 from prunekit.methods.eapruning.front import Candidate, along, check_window, front, hypervolume
+from prunekit.methods.eapruning.sharing import prices, sharing
 from prunekit.methods.eapruning.space import Counts, Sampling, Space
 from prunekit.methods.eapruning.table import Evaluations
-from prunekit.methods.eapruning.workers import by_rank, ranks, shared_out
+from prunekit.methods.eapruning.workers import same_for_all
 
 How = Literal["nsga3", "random"]
 
@@ -52,7 +52,11 @@ class Settings:
                 f"population, offspring and generations are {counts}; give whole numbers, the first from 4 "
                 "on, the others from 1 on."
             )
-        if self.directions is not None and not 2 <= self.directions <= self.population:
+        if type(self.seed) is not int or self.seed < 0:
+            raise InputError(f"seed is a whole number from 0 on, got {self.seed!r}.")
+        if self.directions is not None and (
+            type(self.directions) is not int or not 2 <= self.directions <= self.population
+        ):
             raise InputError(
                 f"a population of {self.population} for {self.directions} reference directions: each wants one "
                 "candidate of its own, and a front has two ends. Make population larger, or directions 2 or more."
@@ -92,6 +96,8 @@ class Found:
 
     def hypervolumes(self, *, of: Literal["all", "population"] = "all") -> tuple[float, ...]:
         """After each generation: of all candidates so far (never falls), or of the surviving population alone."""
+        if of not in ("all", "population"):
+            raise InputError(f"of is 'all' or 'population', got {of!r}.")
         if of == "population":
             return tuple(hypervolume(one) for one in self.populations)
         return tuple(hypervolume(self.candidates(n)) for n in range(len(self.generations)))
@@ -136,8 +142,8 @@ def search(
     """NSGA-III over the fitness's space, or as many candidates at random.
 
     processes: local ones that share out each generation; under `accelerate launch` its processes do. The result does
-    not depend on it. checkpoint: a folder; what it holds of this very search is not evaluated again. on_generation:
-    called with what was found so far, e.g. to draw it.
+    not depend on it. checkpoint: a folder; what it holds of this very search is not evaluated again, and with more
+    generations the search goes on. on_generation: called with what was found so far, e.g. to draw it.
     Raises InputError for a checkpoint with an error or cost that cannot say what it is, MissingDependencyError without
     pymoo, BudgetError for a window out of reach, CheckpointError (damaged, or of another search), RuntimeFailure when
     workers die over a candidate, and what the fitness raises.
@@ -153,7 +159,7 @@ def search(
     table = Evaluations.open(checkpoint, identity, fitness.rebuilder.model)
     generations: list[tuple[Candidate, ...]] = []
     populations: list[tuple[Candidate, ...]] = []
-    with _sharing(fitness, processes) as evaluate, progress(settings.budget, quiet) as show:
+    with sharing(fitness, processes) as evaluate, progress(settings.budget, quiet) as show:
         for asked, answer in source:
             with table.kept() as put:
                 new = [counts for counts in dict.fromkeys(asked) if counts not in table.values]
@@ -222,27 +228,18 @@ def _drawn(space: Space, settings: Settings) -> Iterator[Round]:
 def _first(fitness: Fitness, settings: Settings) -> list[Counts]:
     """The start. With a window: BudgetError unless the space reaches it."""
     space = fitness.rebuilder.space
-    if not fitness.whole > 0:  # a time is measured here, once for all workers
-        raise ScoreError(f"the whole network's cost is {fitness.whole}; a cost is a positive number.")
+    whole = same_for_all(lambda: fitness.whole)  # a time is measured here, once for all workers
+    if not 0 < whole < float("inf"):
+        raise ScoreError(f"the whole network's cost is {whole}; a cost is a positive number.")
     if settings.window:
         low, high = settings.window
-        least, most = (fitness.price(space.counts(levels)) for levels in (0 * space.levels, space.levels))
+        least, most = prices(fitness, [space.counts(levels) for levels in (0 * space.levels, space.levels)])
         if low > most or high < least:
             raise BudgetError(
                 f"the window {low:.1%} to {high:.1%} of the cost cannot be reached: these groups go from "
                 f"{least:.1%} to {most:.1%}. Move the window, or make the space with a larger max_ratio."
             )
     return space.draw(settings.population, seed=settings.seed, how=settings.sampling)
-
-
-@contextmanager
-def _sharing(fitness: Fitness, processes: int) -> Iterator[Any]:
-    if ranks() > 1:
-        with by_rank(fitness) as evaluate:
-            yield evaluate
-        return
-    with shared_out(fitness, processes) as evaluate:
-        yield evaluate
 
 
 def _noted(space: Space, each: Candidate) -> PruningPlan:

@@ -83,7 +83,7 @@ class Space:
         if len(counts) != len(self.names):
             raise PlanError(f"a candidate has {len(self.names)} counts here, one a group, got {len(counts)}.")
         for name, count in zip(self.names, counts, strict=True):
-            if not 1 <= count <= self._sizes[name]:
+            if not isinstance(count, (int, np.integer)) or not 1 <= count <= self._sizes[name]:
                 raise PlanError(f"'{name}' has {self._sizes[name]} units; it cannot keep {count}.")
 
     def draw(self, number: int, *, seed: int, how: Sampling = "uniform") -> list[Counts]:

@@ -1,7 +1,7 @@
 """The table of evaluations, candidate -> (error, cost), and its file search.json: written whole, in one move.
 
-The file says what it is a search of (settings, space, data, weights), so that another one is refused, and holds the
-sha256 of its rows, so that a damaged one is. Nothing in it is code.
+The file says what it is a search of (settings, space, data, weights), so that another one is refused, whatever its
+length, and holds the sha256 of its rows, so that a damaged one is. Nothing in it is code.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Evaluations:
         identity = json.loads(json.dumps({"weights": weights_hash(model), **identity}))  # as it looks after storing
         table = Evaluations(identity, Path(folder) / NAME)
         assert table.file is not None
-        if table.file.exists():
-            table.values = _read(table.file, identity)
-        table.values = same_for_all(table.values)  # ranks on machines without a common disk
+        file = table.file
+        # ranks may be on machines without a common disk
+        table.values = same_for_all(lambda: _read(file, identity) if file.exists() else {})
         return table
 
     @contextmanager
@@ -102,13 +102,19 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[Counts, Values]:
             f"{file} is damaged ({type(err).__name__}: {err}). Restore it from a copy, or delete it to start over."
         ) from err
     for key in identity:
-        if there.get(key) != identity[key]:
-            old, new = _first_difference(there.get(key), identity[key])
+        old, new = _but_length(there.get(key)), _but_length(identity[key])
+        if old != new:
+            old, new = _first_difference(old, new)
             raise CheckpointError(
                 f"{file} is of another search: {key} was {old}, now {new}. Use what it was started with, or another "
                 "folder for another search."
             )
     return values
+
+
+def _but_length(part: Any) -> Any:
+    """Without the number of generations: a longer search begins as a shorter one, so it may go on from its rows."""
+    return {name: value for name, value in part.items() if name != "generations"} if isinstance(part, dict) else part
 
 
 def _first_difference(old: Any, new: Any) -> tuple[str, str]:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from prunekit.errors import InputError, PrunekitError, RuntimeFailure
 from prunekit.methods.eapruning.space import Counts
 
+T = TypeVar("T")
 Values = tuple[float, float]
 Work = Callable[[Counts], Values]
 TRIES = 3
@@ -86,14 +87,25 @@ def one_state() -> Iterator[Any]:
             PartialState._reset_state()
 
 
-def same_for_all(value: Any) -> Any:
-    """The first rank's value, on every rank; without a launch the value."""
+def same_for_all(make: Callable[[], T]) -> T:
+    """What the first rank makes, on every rank; the others wait for it and make nothing. Raises what it raises of ours,
+    on every rank too.
+    """
     if ranks() == 1:
-        return value
+        return make()
     from accelerate.utils import broadcast_object_list
 
-    with one_state():
-        return broadcast_object_list([value])[0]
+    made: list[Any] = [None]
+    with one_state() as state:
+        if state.is_main_process:
+            try:
+                made = [make()]
+            except PrunekitError as err:
+                made = [err]
+        broadcast_object_list(made)
+    if isinstance(made[0], PrunekitError):
+        raise made[0]
+    return made[0]
 
 
 def ranks() -> int:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchmetrics import JaccardIndex
 
 sys.path.insert(0, str(Path(__file__).parent))
-from candidates import BATCHES, IMAGES, cnn, groups_of, ready, vit
+from candidates import BATCHES, IMAGES, cnn, groups_of, leaky, ready, vit
 
 from prunekit.core import PruningPlan
 from prunekit.errors import InputError, PlanError, ScoreError
 from prunekit.methods import eapruning
+from prunekit.models.topformer.network import Attention
 from prunekit.observe import grams
 from prunekit.observe.grams import patches
 from prunekit.reconstruct import reconstruct, solvable
@@ -115,7 +117,8 @@ def grouped() -> nn.Module:
 def test_groups_and_odd_kernels(dtype: torch.dtype) -> None:
     model = grouped().to(dtype)
     x = IMAGES.to(dtype)
-    ours = eapruning.rebuilder(model, eapruning.space(model, find_groups(model, x[:1])), [(x, 0)], samples=40)
+    with pytest.warns(RuntimeWarning, match=r"no least squares for '2.weight', left as cut"):
+        ours = eapruning.rebuilder(model, eapruning.space(model, find_groups(model, x[:1])), [(x, 0)], samples=40)
     for counts in ours.space.draw(4, seed=0):
         with torch.no_grad():
             masked, small = ours.masked(counts)(x), ours.small(counts)(x)
@@ -123,13 +126,82 @@ def test_groups_and_odd_kernels(dtype: torch.dtype) -> None:
         torch.testing.assert_close(masked, small, rtol=1e-3 if dtype == torch.float32 else 0.1, atol=2e-2)
 
 
-def test_size_of_heads_too() -> None:
-    model = vit()
-    space = eapruning.space(model, groups_of(model, heads="dimension"))
-    ours = eapruning.rebuilder(model, space, BATCHES, samples=100)
-    counts = tuple(size // 2 for size in space.whole)
+class Unnormed(nn.Module):
+    """Attention without a LayerNorm: queries, keys and values read channels that can be cut exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(16, 48)
+        self.proj, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_BNC = leaky(self.stem(x)).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x_BNC).unflatten(2, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+        y_BnNd = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.head((x_BNC + self.proj(y_BnNd.transpose(1, 2).flatten(2))).mean(1))
+
+
+def unnormed() -> nn.Module:
+    torch.manual_seed(0)
+    model = Unnormed().eval()
     with torch.no_grad():
-        torch.testing.assert_close(ours.masked(counts)(IMAGES), ours.small(counts)(IMAGES), rtol=1e-3, atol=1e-4)
+        for tensor in model.qkv.parameters():
+            tensor.normal_(0, 0.6)
+    return model
+
+
+def normed() -> nn.Module:
+    """Attention whose queries and keys pass a batch norm: its statistics have the positions of a head too."""
+    torch.manual_seed(0)
+    attention = Attention(12, num_heads=3, key_dim=4, value_ratio=2)
+    layers = [nn.Conv2d(3, 12, 4, stride=4), nn.LeakyReLU(0.3), attention, nn.LeakyReLU(0.3), nn.Conv2d(12, 3, 1)]
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.05, 0.15)
+            elif name.endswith(("1.weight", "1.bias")):
+                tensor.uniform_(0.3, 1.0)
+    return model
+
+
+@pytest.mark.parametrize("make", [vit, unnormed, normed])
+def test_size_of_heads_too(make) -> None:
+    model = make()
+    groups = groups_of(model, heads="dimension")
+    space = eapruning.space(model, groups)
+    assert "head_dim" in {group.kind for group in space.groups.values()}
+    ours = eapruning.rebuilder(model, space, BATCHES, samples=100)
+    for counts in (tuple(max(1, size // 2) for size in space.whole), *space.draw(1, seed=1)):
+        with torch.no_grad():
+            masked, plain = ours.masked(counts)(IMAGES), mask(model, groups, space.plan(counts))(IMAGES)
+            torch.testing.assert_close(masked, ours.small(counts)(IMAGES), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours.masked(counts, rebuild=False)(IMAGES), plain, rtol=1e-4, atol=1e-5)
+            assert (masked - plain).abs().max() > 1e-3
+    with torch.no_grad():
+        assert torch.equal(ours.masked(space.whole)(IMAGES), model(IMAGES))
+
+
+def test_asymmetric_sees_heads_of_fewer_dimensions() -> None:
+    """The last layer is fitted to what it reads in the small network, without those dimensions: no slope is left."""
+    model = unnormed()
+    space = eapruning.space(model, groups_of(model, heads="dimension"))
+    ours, counts = eapruning.rebuilder(model, space, BATCHES, samples=100), tuple(size // 2 for size in space.whole)
+    slopes = []
+    for small in (ours.small(counts), eapruning.asymmetric(ours, counts, BATCHES, samples=100)):
+        loss = (small(IMAGES) - model(IMAGES).detach()).square().sum()
+        slopes.append(float(torch.autograd.grad(loss, dict(small.named_parameters())["head.weight"])[0].norm()))
+    assert slopes[1] < 1e-3 * slopes[0]
+
+
+def test_what_cannot_be_rebuilt_is_said() -> None:
+    """torch's own attention computes with its last layer's weights and never calls that layer."""
+    model = torchvision.models.VisionTransformer(16, 4, 1, 4, 24, 48, num_classes=3).eval()
+    space = eapruning.space(model, groups_of(model))
+    assert {group.kind for group in space.groups.values()} == {"head", "neuron"}
+    with pytest.warns(RuntimeWarning, match=r"for 'encoder\S*self_attention.out_proj.weight', left as cut: no plain"):
+        ours = eapruning.rebuilder(model, space, BATCHES, samples=17)
+    assert [name.split(".")[-2] for name in ours.solvers] == ["3"]  # the MLP's second layer
 
 
 def test_depthwise_kernels_stay_and_asymmetric_scales_them() -> None:
@@ -271,17 +343,40 @@ def test_bad_input() -> None:
         ours.masked((1, 2))
     with pytest.raises(PlanError, match="'inner' has 10 units; it cannot keep 11"):
         ours.masked(tuple(11 if n == "inner" else 1 for n in ours.space.names))
+    with pytest.raises(PlanError, match="'stem' has 8 units; it cannot keep 8.0"):
+        ours.masked(tuple(map(float, ours.space.whole)))  # type: ignore[arg-type]
     with pytest.raises(ScoreError, match="eapruning looks at data"):
         eapruning.rebuilder(model, ours.space, None)
     with pytest.raises(ScoreError, match="nan or inf"):
         eapruning.rebuilder(model, ours.space, [(IMAGES * torch.nan, 0)])
     with pytest.raises(InputError, match="choose is 'random' or 'l1'"):
         eapruning.space(model, ours.space.groups, choose="best")  # type: ignore[arg-type]
+    for wrong in ({"samples": 0}, {"samples": -1}, {"samples": 2.5}, {"first": -1}):
+        with pytest.raises(InputError, match="samples and first are whole numbers from 1 and 0 on, got"):
+            eapruning.rebuilder(model, ours.space, BATCHES, **wrong)
+    with pytest.raises(InputError, match="samples and first"):
+        eapruning.asymmetric(ours, ours.space.whole, BATCHES, samples=0)
     with pytest.raises(InputError, match="step is a whole number"):
         eapruning.space(model, ours.space.groups, step=0)
     whole = groups_of(vit())
     with pytest.raises(InputError, match="nothing to search"):
         eapruning.space(vit(), whole.only([n for n, g in whole.items() if not g.exact]))
+
+
+def test_data_of_an_error_that_does_not_fit() -> None:
+    labels, masks = torch.zeros(24).long(), torch.zeros(24, 16, 16).long()
+    for images, targets in ((IMAGES, labels[:, None]), (IMAGES, labels[:5]), (IMAGES[:0], labels[:0]), (IMAGES, [0])):
+        with pytest.raises(InputError, match=r"images and targets are .* one class number an image"):
+            eapruning.Misclassified(images, targets)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"images and targets are .* one mask an image"):
+        eapruning.MissedIoU(IMAGES, masks[:, None], 3)
+    for make in (
+        lambda n: eapruning.Misclassified(IMAGES, labels, n),
+        lambda n: eapruning.MissedIoU(IMAGES, masks, 3, n),
+    ):
+        for batch in (0, -1, 2.5):
+            with pytest.raises(InputError, match="batch is the number of images"):
+                make(batch)
 
 
 def test_the_space() -> None:

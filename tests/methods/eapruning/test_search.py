@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tqdm.auto
 from accelerate import PartialState
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -36,7 +37,7 @@ from prunekit.errors import (
 from prunekit.methods import eapruning
 from prunekit.methods.eapruning import Candidate, Fitness, Settings, search
 from prunekit.methods.eapruning.front import sketch
-from prunekit.plan import plan_macs
+from prunekit.plan import latency_of, plan_macs
 from prunekit.surgery import prune
 
 SHORT = Settings(population=10, offspring=8, generations=3)
@@ -192,7 +193,13 @@ def a_rank(rank: int, port: int, fitness: Fitness, folder: Path, pipe: Any) -> N
 
     own = folder / str(rank)  # no common disk: what the first rank has read counts for both
     found = search(Counted(fitness.rebuilder, fitness.error), SHORT, quiet=True, checkpoint=own)
-    pipe.send((found.generations, done, PartialState._shared_state == {}))
+    timed = replace(fitness, cost=Clock())
+    again = search(timed, replace(SHORT, generations=1, window=(0.1, 0.9)), quiet=True)
+    pipe.send((found.generations, done, PartialState._shared_state == {}, again.generations, timed.cost.asked))
+    try:
+        search(replace(fitness, cost=broken), SHORT, quiet=True)
+    except RuntimeFailure as err:
+        pipe.send(str(err))
 
 
 def test_workers_that_start_anew_need_what_can_be_sent(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,10 +212,17 @@ def test_workers_that_start_anew_need_what_can_be_sent(fitness: Fitness, monkeyp
 def test_workers_that_start_anew_find_the_same(
     fitness: Fitness, unbroken: eapruning.Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is sent to them lies in shared memory, so each needs a candidate of its own to write into."""
+    """What is sent to them lies in shared memory, so each needs a candidate of its own to write into. A cost that is
+    asked stays here: a lambda does.
+    """
     monkeypatch.setattr(eapruning.workers.sys, "platform", "darwin")
-    found = search(fitness, replace(SHORT, generations=1), processes=2, quiet=True)
+    asked = replace(fitness, cost=lambda plan: plan_macs(fitness.rebuilder.space.groups, plan))
+    found = search(asked, replace(SHORT, generations=1), processes=2, quiet=True)
     assert found.generations == unbroken.generations[:2]
+
+
+def broken(plan: Any) -> float:
+    return 1 / 0
 
 
 class Clock:
@@ -237,11 +251,84 @@ def test_a_measured_cost_is_kept_not_measured_again(fitness: Fitness, tmp_path: 
     assert again.candidates()[:9] == whole.candidates()[:9] and again.candidates()[9:] != whole.candidates()[9:]
     asked = timed.cost.asked  # type: ignore[union-attr]
     assert asked == len({c.counts for c in whole.candidates()}) + 1  # the whole network's too
-    timed = replace(fitness, cost=Clock())
-    search(timed, replace(SHORT, generations=1), processes=2, quiet=True)
-    assert timed.cost.asked == 1  # type: ignore[union-attr] # the workers have it, and did the rest
     with pytest.raises(ScoreError, match="the whole network's cost is 0"):
         search(replace(fitness, cost=lambda plan: 0.0), SHORT, quiet=True)
+
+
+def test_a_measured_cost_is_asked_by_one_process(fitness: Fitness) -> None:
+    """Before the workers compute, so that they do not slow it down; errors are shared out as ever."""
+    one, two = (replace(fitness, cost=Clock()) for _ in range(2))
+    short = replace(SHORT, generations=1)
+    alone = search(one, short, quiet=True)
+    assert search(two, short, processes=2, quiet=True).generations == alone.generations
+    asked = {each.cost.asked for each in (one, two)}  # type: ignore[union-attr]
+    assert asked == {len({c.counts for c in alone.candidates()}) + 1}
+
+
+def test_latency_is_a_cost(fitness: Fitness, tmp_path: Path) -> None:
+    space, short = fitness.rebuilder.space, replace(SHORT, generations=1)
+    made = [latency_of(fitness.rebuilder.model, space.groups, BATCHES[0][0], repeats=n) for n in (1, 1, 2)]
+    first, again, other = (replace(fitness, cost=cost) for cost in made)
+    found = search(first, short, processes=2, checkpoint=tmp_path, quiet=True)
+    assert all(0 < each.cost < 50 for each in found.candidates())
+    assert search(again, short, checkpoint=tmp_path, quiet=True).generations == found.generations
+    with pytest.raises(CheckpointError, match="cost was 'latency of Net for 10x3x16x16 float32 on cpu"):
+        search(other, short, checkpoint=tmp_path, quiet=True)
+
+
+def test_an_error_is_one_number_or_is_refused(fitness: Fitness, tmp_path: Path) -> None:
+    """A tensor is one too, also on the disk; what raises is named, with one process as with two."""
+
+    class Gives:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+        def __call__(self, _: Any) -> Any:
+            return self.value
+
+        def describe(self) -> str:
+            return "a constant"
+
+    short = replace(SHORT, generations=1)
+    for n, value in enumerate((torch.tensor(0.5), np.float32(0.5), torch.tensor([0.5]))):
+        given = replace(fitness, error=Gives(value), cost=Gives(value))
+        found = search(given, short, checkpoint=tmp_path / str(n), quiet=True)
+        assert {(c.error, c.cost) for c in found.candidates()} == {(0.5, 1.0)}
+        assert type(found.candidates()[0].error) is float
+        assert search(given, short, checkpoint=tmp_path / str(n), quiet=True) == found
+    for value in (None, torch.ones(2), "0.5", [0.5], 1j):
+        for what in ("error", "cost"):
+            with pytest.raises(InputError, match=rf"the {what} a constant gave .*; it must give one number"):
+                search(replace(fitness, **{what: Gives(value)}), short, quiet=True)
+    with pytest.raises(ScoreError, match="the error nan; errors lie in"):
+        search(replace(fitness, error=Gives(np.nan)), short, quiet=True)
+    with pytest.raises(ScoreError, match="network's cost is inf"):
+        search(replace(fitness, cost=Gives(np.inf)), short, quiet=True)
+    for what in ("error", "cost"):
+        with pytest.raises(RuntimeFailure, match=rf"the {what} broken failed on the candidate .*: ZeroDivisionError: "):
+            search(replace(fitness, **{what: broken}), short, quiet=True)
+    with pytest.raises(RuntimeFailure, match="the error broken failed on the candidate .*: ZeroDivisionError: "):
+        search(replace(fitness, error=broken), short, processes=2, quiet=True)
+
+
+@pytest.mark.parametrize("how", ["nsga3", "random"])
+def test_a_longer_search_goes_on(fitness: Fitness, tmp_path: Path, how: Any) -> None:
+    """It is the one of that length from the start, and so is a shorter one again."""
+
+    class Counted(Fitness):
+        calls = 0
+
+        def __call__(self, counts):
+            Counted.calls += 1
+            return super().__call__(counts)
+
+    counted = Counted(fitness.rebuilder, fitness.error)
+    settings = [replace(SHORT, generations=n) for n in (1, 3, 2)]
+    whole = [search(fitness, each, how=how, quiet=True) for each in settings]
+    found = [search(counted, each, how=how, checkpoint=tmp_path, quiet=True) for each in settings]
+    for one, other in zip(found, whole, strict=True):
+        assert one.generations == other.generations and one.populations == other.populations
+    assert Counted.calls == len(set(whole[1].candidates()))  # nothing twice
 
 
 def test_two_ranks_find_the_same_and_share_the_work(
@@ -259,10 +346,14 @@ def test_two_ranks_find_the_same_and_share_the_work(
         theirs.close()
         pipes.append(ours)
     answers = [pipe.recv() if pipe.poll(120) else None for pipe in pipes]
+    failures = [pipe.recv() if pipe.poll(120) else "" for pipe in pipes]
     for worker in crew:
         worker.join(60)
     assert [worker.exitcode for worker in crew] == [0, 0]
-    (first, mine, left), (second, other, too) = answers  # type: ignore[misc]
+    (first, mine, left, timed, asked), (second, other, too, again, never) = answers  # type: ignore[misc]
+    assert timed == again and never == 0
+    assert asked == len({c.counts for one in timed for c in one}) + 3  # the whole network, and both ends of the window
+    assert failures[0] == failures[1] and "the cost broken failed on the candidate" in failures[0]
     assert first == second == unbroken.generations and left and too
     assert mine and other and not set(mine) & set(other) and abs(len(mine) - len(other)) <= 4
     rows = json.loads((tmp_path / "0" / "search.json").read_text())["rows"]
@@ -380,7 +471,7 @@ def test_windows(fitness: Fitness) -> None:
     between = (low + 0.4 * (high - low), high - 0.4 * (high - low))
     with pytest.warns(RuntimeWarning, match="no candidate has .* of the cost, the nearest have .*% and .*%"):
         search(known, replace(SHORT, window=between, generations=1), how="random", quiet=True)
-    for window in ((0.5, 0.4), (-1, 0.5), (0.5, 2)):
+    for window in ((0.5, 0.4), (-1, 0.5), (0.5, 2), ("a", "b"), (0.1,), 0.5, (float("nan"), 0.5)):
         with pytest.raises(InputError, match="window is"):
             replace(SHORT, window=window)
 
@@ -390,6 +481,13 @@ def test_bad_settings(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None
         replace(SHORT, directions=12)
     with pytest.raises(InputError, match="give whole numbers"):
         replace(SHORT, generations=0)
+    for seed in (-1, "a", 1.5):
+        with pytest.raises(InputError, match="seed is a whole number from 0 on"):
+            replace(SHORT, seed=seed)
+    with pytest.raises(InputError, match="10 for 2.5 reference"):
+        replace(SHORT, directions=2.5)
+    with pytest.raises(InputError, match="of is 'all' or 'population', got 'front'"):
+        eapruning.Found(fitness, (), ()).hypervolumes(of="front")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="how is"):
         search(fitness, SHORT, how="best")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="processes is"):
@@ -398,8 +496,9 @@ def test_bad_settings(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None
         replace(fitness, cost="time")
     with pytest.raises(ScoreError, match="error 7.0"):
         search(Fitness(fitness.rebuilder, lambda model: 7.0), SHORT, quiet=True)
-    with pytest.raises(InputError, match="asked for 0 plans"):
-        eapruning.along([Candidate((1,), 0.5, 0.5)], 0)
+    for number in (0, 2.5):
+        with pytest.raises(InputError, match=f"asked for {number} plans"):
+            eapruning.along([Candidate((1,), 0.5, 0.5)], number)  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="no candidates"):
         eapruning.along([], 1)
     kept = builtins.__import__
@@ -479,6 +578,28 @@ def test_bar_and_callback(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     search(fitness, replace(SHORT, generations=1), quiet=True)
     assert not terminal.getvalue()
+    monkeypatch.setenv("RANK", "1")  # of a launch the first process has the bar
+    search(fitness, replace(SHORT, generations=1))
+    assert not terminal.getvalue()
+
+
+def test_the_front_of_the_bar_is_live(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a generation, by the bar that suits the place: a page has one of its own."""
+    drawn: list[str] = []
+
+    class Bar(tqdm.std.tqdm):
+        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            drawn.append(s)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    one = replace(SHORT, generations=1)
+    for live, many in ((0.0, one.budget), (1e9, 2)):
+        monkeypatch.setattr(eapruning.bar, "LIVE_S", live)
+        drawn.clear()
+        search(fitness, one)
+        assert many <= len(drawn) <= many + 2 and drawn[0].startswith("front |")
+        assert len(set(drawn)) > 2 or live
 
 
 def test_measured_costs_are_relative_to_one_measurement(fitness: Fitness) -> None:
