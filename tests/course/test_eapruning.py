@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ TINY = replace(
     macs_ratio=0.3,
     plans=2,
 )
+RESULTS = Path(__file__).parents[2] / "book/results"
 FEW = "fewer samples than unknowns in 'head.weight'"  # 20 images for 128 inputs and the bias
 
 
@@ -140,6 +142,21 @@ def test_what_the_network_cannot_give_is_said_before_anything_runs(
     assert experiment.searched(replace(preset_of("mini", "deit"), heads="dimension"), deit_mini())
 
 
+@pytest.mark.filterwarnings(f"ignore:.*{FEW}")
+@pytest.mark.parametrize("cost", ["latency", "params"])
+def test_what_is_made_small_may_be_measured_or_counted(cost: Literal["latency", "params"]) -> None:
+    source = data.sources(TINY, None)
+    lab = experiment.prepare(replace(TINY, cost=cost), source, experiment.dense_model(TINY, source.classes))
+    lab.fitness.refuse_nameless()  # so that a search can be kept in a folder
+    space = lab.fitness.rebuilder.space
+    half = tuple(max(1, size // 2) for size in space.whole)
+    price = lab.fitness.price(half)
+    if cost == "params":
+        assert price == space.params(half) / space.params(space.whole)
+    else:
+        assert price > 0 and lab.fitness.price(half) != price  # measured anew
+
+
 def test_runs_that_differ_have_folders_of_their_own() -> None:
     others = [{}, {"macs_ratio": 0.3001}, {"choose": "l1"}, {"heads": "dimension"}, {"fresh": True}, {"cost": "params"}]
     others += [{"model": "resnet_mini"}, {"dataset": "imagenet"}, {"choose": "l1", "fresh": True}]
@@ -232,6 +249,26 @@ def test_every_need_has_its_runs() -> None:
             assert asked and asked <= runs[claim.id]
     assert sorted(runs) == ["E2", "E3", "E4", "E5", "E7"]  # E1 is full scale's, E6 devices'
     assert claims.known("E7").metric == "kept"
+
+
+def test_the_recorded_fronts_of_the_mini_resnet_grow_and_beat_chance_with_each_seed() -> None:
+    """300 candidates each, as many at random, from the same start."""
+    runs = {(r.method, r.seed): r for r in ledger.load("E2", folder=RESULTS) if r.settings["model"] == "resnet_mini"}
+    for seed in range(5):
+        ours, chance = (runs[how, seed] for how in ("nsga3", "random"))
+        assert ours.settings == chance.settings and ours.settings["budget"] == 300
+        areas = ours.metrics["hypervolumes"]
+        assert areas == sorted(areas) and areas[-1] > areas[0] == pytest.approx(chance.metrics["hypervolumes"][0])
+        assert ours.metrics["hypervolume"] > chance.metrics["hypervolume"]
+
+
+@pytest.mark.parametrize("claim", ["E4", "E5", "E7"])
+def test_recorded_networks_have_the_size_that_their_method_names(claim: str) -> None:
+    records = ledger.load(claim, folder=RESULTS)
+    assert {r.seed for r in records} >= {0, 1, 2}
+    for record in records:
+        named = int(record.method.split("−")[1].split()[0]) / 100
+        assert named - 1e-9 <= record.metrics["macs_removed"] <= named + trials.WINDOW + 1e-9
 
 
 def test_what_deit_keeps() -> None:
