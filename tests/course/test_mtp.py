@@ -85,8 +85,8 @@ def test_every_scale_can_be_run_in_rounds() -> None:
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        ("--percentage 1.0", r"percentage is 1; give the fraction to remove, from 0 up to but not 1"),
-        ("--percentage -0.2", r"percentage is -0.2; give the fraction"),
+        ("--percentage 1.0", r"percentage is the fraction to remove, from 0 up to but not 1; got 1 \(--percentage\)"),
+        ("--percentage -0.2", r"percentage is the fraction to remove, from 0 up to but not 1; got -0\.2 \(--percentage\)"),
         ("--steps 3 --rounds 2", r"3 steps \(classify\) are no multiple of 2 rounds; .*--steps 4"),
         ("--rho 1", r"rho is 1.0; mu is multiplied by it"),
         ("--side 0", r"side is 0; give whole numbers"),
