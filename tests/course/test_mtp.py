@@ -86,7 +86,7 @@ def test_every_scale_can_be_run_in_rounds() -> None:
     ("said", "answer"),
     [
         ("--percentage 1.0", r"percentage is the fraction to remove, from 0 up to but not 1; got 1 \(--percentage\)"),
-        ("--percentage -0.2", r"percentage is the fraction to remove, from 0 up to but not 1; got -0\.2 \(--percentage\)"),
+        ("--percentage -0.2", r"the fraction to remove, from 0 up to but not 1; got -0\.2 \(--percentage\)"),
         ("--steps 3 --rounds 2", r"3 steps \(classify\) are no multiple of 2 rounds; .*--steps 4"),
         ("--rho 1", r"rho is 1.0; mu is multiplied by it"),
         ("--side 0", r"side is 0; give whole numbers"),
