@@ -5,7 +5,8 @@
 
 Symbols: none. Needs: scores (the paper: L1), batches, and a measure such as mIoU on held-out *training* images. A cut
 network with the old statistics is ranked by luck, with new ones about as it will rank after fine-tuning: their claim.
-Coupled layers: one ratio a group. Differs: a drawn strategy is stretched to the MACs target, none is thrown away.
+Coupled layers: one ratio a group. Differs: a drawn strategy is stretched to the MACs target, none is thrown away; then
+units are added as long as they fit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from prunekit.core import Groups, PruningPlan, Scores
 from prunekit.errors import BudgetError, InputError
 from prunekit.observe import Batches
 from prunekit.observe.passes import pairs
-from prunekit.plan import Limits, plan_macs, uniform_plan
+from prunekit.plan import Limits, keep_best, plan_macs, uniform_plan
 from prunekit.surgery import prune
 
 
@@ -61,7 +62,9 @@ def search_plan(
 def stretched(
     groups: Groups, scores: Scores, shares: dict[str, float], macs_ratio: float, limits: Limits
 ) -> PruningPlan:
-    """The gentlest plan with ratios t * share (at most what the limits allow) that removes `macs_ratio` of the MACs."""
+    """The gentlest plan with ratios t * share (at most what the limits allow) that removes `macs_ratio` of the MACs, with
+    the units that still fit: between it and the target is less than one unit's work.
+    """
 
     def make(t: float) -> PruningPlan:
         parts = [
@@ -82,7 +85,27 @@ def stretched(
             best, high = plan, middle
         else:
             low = middle
-    return best
+    wanted = {name: groups[name].size * (1 - min(high * share, 1.0)) for name, share in shares.items()}
+    return filled(groups, scores, best, wanted, (1 - macs_ratio) * dense, limits)
+
+
+def filled(
+    groups: Groups, scores: Scores, plan: PruningPlan, wanted: dict[str, float], target: float, limits: Limits
+) -> PruningPlan:
+    """The plan with the next best units open again, first in the group that rounding left furthest below its wanted
+    width, as long as the MACs stay at most `target`.
+    """
+    counts, rest = {name: len(kept) for name, kept in plan.keep.items()}, set(plan.keep)
+    while rest:
+        name = max(sorted(rest), key=lambda each: wanted[each] - counts[each])
+        size, wide = groups[name].size, groups[name].channels()
+        count = limits.kept(size, counts[name] + limits.step(size, wide), channels=wide)
+        wider = keep_best(groups, scores, {**counts, name: count}, plan.note)
+        if count > counts[name] and plan_macs(groups, wider) <= target:
+            plan, counts[name] = wider, count
+        else:
+            rest.remove(name)  # the work left only gets less
+    return plan
 
 
 def with_new_statistics(model: nn.Module, batches: Batches) -> nn.Module:

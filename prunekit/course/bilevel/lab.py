@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from prunekit.core import Groups, PruningPlan
-from prunekit.course.experiments import adamw, costs, image_loader, own_device, segmentation
+from prunekit.course.experiments import Clock, adamw, costs, image_loader, own_device, segmentation
 from prunekit.course.tasks import Task
 from prunekit.methods import bilevel, eagleeye, l1, regrow, slimming
 from prunekit.metrics import evaluate
@@ -116,16 +116,17 @@ class Lab:
     def chosen(self, way: Way) -> tuple[PruningPlan, nn.Module, dict[str, Any]]:
         """Who stays, the network to prune with the weights it has by then, and what the search took."""
         if way.method == "dense":
-            return PruningPlan({}, {}), self.plain(), {}
+            return PruningPlan({}, {}), self.plain()[0], {}
+        learns = way.method in ("bilevel", "regrow")
+        trained, before = (self.dense, 0.0) if learns else self.plain()
         store = Store(self.folder / way.folder(), self.config(self.budget.search))
-        start, before = time.process_time(), 0.0
-        if way.method in ("bilevel", "regrow"):
-            plan, model, facts = self.learned(way)
-        else:
-            model, facts = self.plain(), {}
-            start, before = time.process_time(), json.loads((self.folder / "plain_cpu.json").read_text())
-            plan = store.once("plan.json", lambda: self._ranked(way, model).to_json(), PruningPlan.from_json)
-        cpu = before + time.process_time() - start  # of a search that was there already, it is next to nothing
+        with Clock(store.folder / "search_cpu.json", time.process_time) as clock:
+            if learns:
+                plan, model, facts = self.learned(way)
+            else:
+                model, facts = trained, {"search_steps": self.budget.search}
+                plan = store.once("plan.json", lambda: self._ranked(way, model).to_json(), PruningPlan.from_json)
+            cpu = before + clock.total()
         seen = store.once("search.json", lambda: json.dumps({**facts, "search_cpu_seconds": cpu}), json.loads)
         return plan, model, seen
 
@@ -138,23 +139,23 @@ class Lab:
                 self.groups, slimming.score, way.ratio, config.steps, limits=EXACT, seed=self.seed
             )
             plan, model = regrow.learn_plan(self.dense, explorer, self.loader(), config, **same)
-            return plan, model, {"returned": explorer.returned}
+            return plan, model, {"search_steps": config.steps, "returned": explorer.returned}
         masks = bilevel.MaskConfig(lr=self.budget.mask_lr, beta=way.beta, lam=way.lam, implicit=way.implicit)
         found = bilevel.learn_plan(
             self.dense, self.groups, self.loader(), config, macs_ratio=way.ratio, masks=masks, **same
         )
         history = {name: [round(v, 6) for v in found.history.column(name)] for name in COUNTS}
         back = sum(len(units) for units in found.history.returned().values())
-        facts = {"macs_before_closing": found.closing.before, "moved": found.closing.moved, "returned": back}
+        facts = {"search_steps": found.steps, "search_seconds": found.seconds}
+        facts |= {"macs_before_closing": found.closing.before, "moved": found.closing.moved, "returned": back}
         return found.plan, found.model, {**facts, "flips": len(found.history.flips), "history": history}
 
-    def plain(self) -> nn.Module:
-        """The network after as many steps without gates; what they took is kept for all whose search begins with it."""
-        config, start = self.config(self.budget.search), time.process_time()
-        folder = self.folder / "plain"
-        model = finetune(self.dense, self.loader(), config, loss_fn=self.task.loss, checkpoint=folder).model
-        Store(self.folder, config).once("plain_cpu.json", lambda: str(time.process_time() - start), json.loads)
-        return model
+    def plain(self) -> tuple[nn.Module, float]:
+        """The network after as many steps without gates, and the CPU seconds they took, over all starts."""
+        config, folder = self.config(self.budget.search), self.folder / "plain"
+        with Clock(self.folder / "plain_cpu.json", time.process_time) as clock:
+            model = finetune(self.dense, self.loader(), config, loss_fn=self.task.loss, checkpoint=folder).model
+            return model, clock.total()
 
     def look(self, model: nn.Module) -> dict[str, Any]:
         """mIoU and each class's IoU on the test pictures."""

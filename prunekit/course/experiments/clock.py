@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +13,8 @@ from prunekit.errors import CheckpointError
 
 
 class Clock:
-    """Wall-clock seconds inside the block, with those of earlier starts, which `file` (JSON) keeps.
+    """Seconds inside the block, with those of earlier starts, which `file` (JSON) keeps. now: the clock that is read,
+    e.g. time.process_time for what this process computed.
 
         with Clock(folder / "seconds.json") as clock:
             ...
@@ -22,8 +24,8 @@ class Clock:
     CheckpointError for a damaged file.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.start = file, time.perf_counter()
+    def __init__(self, file: Path, now: Callable[[], float] = time.perf_counter) -> None:
+        self.file, self.now, self.start = file, now, now()
         try:
             kept = json.loads(file.read_text()) if file.exists() else {"seconds": 0.0, "done": False}
             self.before, self.done = float(kept["seconds"]), bool(kept["done"])
@@ -37,7 +39,7 @@ class Clock:
         return self.before
 
     def _now(self) -> float:
-        return self.before if self.done else self.before + time.perf_counter() - self.start
+        return self.before if self.done else self.before + self.now() - self.start
 
     def __enter__(self) -> Clock:
         return self
