@@ -62,8 +62,8 @@ def search_plan(
 def stretched(
     groups: Groups, scores: Scores, shares: dict[str, float], macs_ratio: float, limits: Limits
 ) -> PruningPlan:
-    """The gentlest plan with ratios t * share (at most what the limits allow) that removes `macs_ratio` of the MACs, with
-    the units that still fit: between it and the target is less than one unit's work.
+    """The gentlest plan with ratios t * share (at most what the limits allow) that removes `macs_ratio` of the MACs,
+    with the units that still fit: between it and the target is less than one unit's work.
     """
 
     def make(t: float) -> PruningPlan:
