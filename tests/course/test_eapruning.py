@@ -72,6 +72,10 @@ def test_override() -> None:
     other = override(TINY, steps=5, generations=3, heads="dimension", fresh=None)
     assert other.tune.steps == 5 and other.search.generations == 3 and other.heads == "dimension" and not other.fresh
     assert override(TINY, population=8, macs_ratio=0).search == replace(TINY.search, population=8)
+    deit = preset_of("mini", "deit")
+    assert deit.training == deit.tune and deit.training.lr < 0.001
+    fresh = override(deit, fresh=True, steps=7).training
+    assert (fresh.lr, fresh.steps) == (0.002, 7) and TINY.training == replace(TINY, fresh=True).training
     pixels = preset_of("mini", "segmenter")
     assert override(pixels, model="pspnet_mini", size=(32, 64)).model == "pspnet_mini"
     with pytest.raises(InputError, match="no network 'resnet_mini' for scenes"):
@@ -100,7 +104,8 @@ def test_from_data_to_a_small_network(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match=FEW):
         done = go(TINY)
     folder = tmp_path / "eapruning-crops-mobilenet_mini-0.3-0"
-    assert {p.name for p in folder.iterdir()} >= {"search", "tuned", "plans", "plan.json", "front.png", "small"}
+    tuned = f"tuned-{experiment.digest(done.plan)}"
+    assert {p.name for p in folder.iterdir()} >= {"search", tuned, "plans", "plan.json", "front.png", "small"}
     assert done.metrics["macs_removed"] >= 0.3 and done.certificate.max_error < 1e-9
     x = torch.randn(1, 3, 32, 32)
     back = load_pruned(folder / "small", zoo.load("mobilenet_mini"), x)
@@ -109,7 +114,12 @@ def test_from_data_to_a_small_network(tmp_path: Path) -> None:
     assert PruningPlan.load(folder / "plan.json") == done.plan
     (record,) = ledger.load("eapruning")
     assert record.metrics["top1"] == done.metrics["top1"] and record.method == "fine-tuned"
+    assert record.settings["generations"] == 1 and record.settings["held"] == 20 and record.settings["lr"] == 0.001
+    for file, stop in ((folder / "search/search.json", 500.0), (folder / f"seconds-{tuned}.json", 3000.0)):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": stop}))
     again = go(TINY)
+    (record,) = ledger.load("eapruning")
+    assert 3500 <= record.seconds < 3560, "what earlier starts took counts, and once"
     assert again.found.generations == done.found.generations
     assert all(torch.equal(t, done.model.state_dict()[n]) for n, t in again.model.state_dict().items())
     fresh = go(replace(TINY, fresh=True), seed=1)
@@ -205,6 +215,7 @@ def test_trials_one_search_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert 0.24 <= tuned["macs_removed"] <= 0.24 + trials.WINDOW and "top1" in tuned
     (record,) = ledger.load("E5")
     assert record.settings["window"] == trials.WINDOW and record.settings["error"] == "doubt"
+    assert record.settings["tuned_steps"] == 50 and record.settings["scratch_lr"] == 0.001
     before = {p: p.stat().st_mtime for p in (tmp_path / "results").iterdir()}
     trials.run(["E2", "E5"], seeds=1, out=tmp_path, networks=["mobilenet"])
     assert before == {p: p.stat().st_mtime for p in (tmp_path / "results").iterdir()}

@@ -61,6 +61,13 @@ def test_what_the_ledger_holds_is_not_made_again(capsys: pytest.CaptureFixture[s
     assert made[-2:] == [1, 1], "and so is another scale"
 
 
+def test_what_a_checkpoint_saved_counts_as_the_runs_time():
+    rows = {1: [Row("A1", "ours", 1, {})], 2: [Row("A1", "ours", 2, {})]}
+    carry_out(rows, lambda run: {"miou": 0.5, **({"earlier": 70.0} if run == 2 else {})})
+    one, other = ledger.load("A1")
+    assert one.seconds < 1 and 70 <= other.seconds < 71 and other.metrics == {"miou": 0.5}
+
+
 @pytest.mark.parametrize(("stretch", "schedule"), [(Stretch(9, 2, 0.1), "poly"), (adamw(9, 2, 0.1), "cosine")])
 def test_a_stretch_takes_the_schedule_of_its_optimizer(stretch: Stretch, schedule: str):
     config = stretch.config(seed=3, precision="bf16")

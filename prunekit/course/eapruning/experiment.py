@@ -8,15 +8,20 @@
 Stop it and start it again with the same arguments: it goes on where it was. Files in out/eapruning-DATASET-MODEL-...,
 a folder for each ratio, cost, choice and seed:
 
-    dense/ tuned/   checkpoints of training     search/     every candidate's error and cost
+    dense/          checkpoints of training     search/     every candidate's error and cost
+    tuned-PLAN/     those of the chosen one     seconds-*   of the trainings, all starts
     plans/NN.json   plans along the front       plan.json   the chosen one
     front.png       the front by generation     small/      the result, for `load_pruned`
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +34,7 @@ from prunekit.core import Groups, PruningPlan
 from prunekit.course import ledger
 from prunekit.course.eapruning.data import Sources, sources, split
 from prunekit.course.eapruning.preset import MODELS, EaPruning
-from prunekit.course.experiments import costs, fetched, first_process, own_device, training
+from prunekit.course.experiments import Clock, costs, fetched, first_process, own_device, training
 from prunekit.course.presets import Scale
 from prunekit.errors import BudgetError, InputError
 from prunekit.methods import eapruning
@@ -119,6 +124,34 @@ def trained(lab: Lab, small: nn.Module, task: Training, *, fresh: bool, seed: in
     return finetune(start, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=folder).model
 
 
+class Starts:
+    """The seconds of a run that was stopped and started again: this start's, and what earlier ones put into stages
+    whose results a checkpoint still holds.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.begun, self.earlier = folder, time.perf_counter(), 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Path]:
+        """Gives the folder of a training's checkpoints."""
+        with Clock(self.folder / f"seconds-{name}.json") as clock:
+            self.earlier += clock.before
+            yield self.folder / name
+            clock.total()
+
+    def search(self, fitness: eapruning.Fitness, settings: eapruning.Settings, processes: int) -> eapruning.Found:
+        """As eapruning's, kept in the folder."""
+        start = time.perf_counter()
+        found = eapruning.search(fitness, settings, processes=processes, checkpoint=self.folder / "search")
+        self.earlier += max(0.0, found.seconds - (time.perf_counter() - start))
+        return found
+
+    def total(self) -> float:
+        """Until now."""
+        return self.earlier + time.perf_counter() - self.begun
+
+
 def run(
     preset: EaPruning,
     *,
@@ -135,17 +168,17 @@ def run(
     Raises the errors of the readers, of eapruning.search and of finetune; those of `searched`, before anything is
     trained; BudgetError when the search found nothing as small as asked.
     """
-    begun, source = time.perf_counter(), sources(preset, root)
-    folder = out / f"{preset.folder}-{seed}"
+    starts = Starts(out / f"{preset.folder}-{seed}")
+    source, folder = sources(preset, root), starts.folder
     learn = partial(training, seed=seed, precision=precision, workers=workers)
     model = dense_model(preset, source.classes, seed=seed).to(own_device())
     searched(preset, model)  # what cannot be, before hours of training
     if preset.pretrain:
         task = learn(preset.pretrain, source.train, source.loss)
-        model = finetune(model, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=folder / "dense").model
+        with starts.stage("dense") as there:
+            model = finetune(model, task.loader, task.config, loss_fn=task.loss_fn, checkpoint=there).model
     lab = prepare(preset, source, model, seed=seed, workers=workers)
-    search = replace(preset.search, seed=seed)
-    found = eapruning.search(lab.fitness, search, processes=processes, checkpoint=folder / "search")
+    found = starts.search(lab.fitness, replace(preset.search, seed=seed), processes)
     if (smallest := found.front()[0].cost) > 1 - preset.macs_ratio:
         raise BudgetError(
             f"the search found nothing as small as --macs-ratio {preset.macs_ratio:g} asks, its smallest has "
@@ -155,8 +188,9 @@ def run(
     x = torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0)).to(own_device())
     certificate = check_equivalence(model, prune(model, lab.groups, plan), lab.groups, plan, x)
     rebuilt = lab.rebuilder.small(worth.counts)
-    task = learn(preset.tune, source.train, source.loss)
-    small = trained(lab, rebuilt, task, fresh=preset.fresh, seed=seed, folder=folder / "tuned")
+    task = learn(preset.training, source.train, source.loss)
+    with starts.stage(f"tuned-{digest(plan)}") as there:  # a longer search may choose another plan
+        small = trained(lab, rebuilt, task, fresh=preset.fresh, seed=seed, folder=there)
     metrics: dict[str, Any] = {}
     if first_process():
         measure = partial(source.measure, workers=workers)
@@ -167,8 +201,13 @@ def run(
         metrics = {**measure(small), **before, **costs(lab.groups, plan), "hypervolume": found.hypervolumes()[-1]}
         metrics |= {"held_error": worth.error, "cost": worth.cost, "certificate": certificate.max_error}
         _leave(found, plan, small, folder, preset.plans)
-        _report(preset, source, plan, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
+        _report(preset, source, plan, metrics, scale=scale, seed=seed, seconds=starts.total())
     return Outcome(small, plan, found, certificate, metrics)
+
+
+def digest(plan: PruningPlan) -> str:
+    """The same eight letters for the same units."""
+    return hashlib.sha256(json.dumps(sorted(plan.keep.items())).encode()).hexdigest()[:8]
 
 
 def _leave(found: eapruning.Found, plan: PruningPlan, small: nn.Module, folder: Path, number: int) -> None:
@@ -200,9 +239,8 @@ def _report(
         "image": list(preset.size),
         "macs_ratio": round(preset.macs_ratio, 4),
         "budget": preset.search.budget,
-        "steps": preset.tune.steps,
-        "cost": preset.cost,
-        "choose": preset.choose,
-        "heads": preset.heads,
+        **{name: getattr(preset.search, name) for name in ("population", "offspring", "generations", "sampling")},
+        **{name: getattr(preset.training, name) for name in ("steps", "batch", "lr")},
+        **{name: getattr(preset, name) for name in ("images", "held", "samples", "step", "cost", "choose", "heads")},
     }
     ledger.record(CLAIM, method=how, seed=seed, scale=scale, settings=settings, metrics=metrics, seconds=seconds)

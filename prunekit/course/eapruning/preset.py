@@ -42,7 +42,7 @@ IMAGENET = 1_281_167  # images of training
 class EaPruning:
     """What `prunekit run eapruning` and the lesson read. size: (height, width) of an image, pixels. model: a key of
     MODELS (timm's weights, so MobileNetV1 starts better than the paper's), or a mini network of models/zoo.py. tune: of
-    the chosen network. pretrain: None = it comes trained.
+    the chosen network; scratch: instead, when it starts from scratch (None: the same). pretrain: None = comes trained.
 
     macs_ratio: fraction of the cost that the chosen network lacks at least. images: to rebuild weights on, held: others
     of the training set, for the error. samples: outputs drawn from each image, the first `tokens` of them a
@@ -56,6 +56,7 @@ class EaPruning:
     tune: Stretch
     search: Settings
     pretrain: Stretch | None = None
+    scratch: Stretch | None = None
     macs_ratio: float = 0.5
     cost: Literal["macs", "params", "latency"] = "macs"
     images: int = 1500
@@ -75,6 +76,11 @@ class EaPruning:
         return self.dataset in ("crops", "imagenet", "tinyimagenet")
 
     @property
+    def training(self) -> Stretch:
+        """Of the chosen network."""
+        return self.scratch or self.tune if self.fresh else self.tune
+
+    @property
     def folder(self) -> str:
         """Of a run's files, less the seed: what makes two runs other ones, choices that are not the usual included."""
         parts = ["eapruning", self.dataset, self.model, f"{self.macs_ratio:g}"]
@@ -89,6 +95,7 @@ def epochs(count: int, batch: int) -> int:
 
 
 MINI = Settings(population=40, offspring=26, generations=10)
+GENTLE = replace(adamw(150, 64, 2e-4), warmup=15)  # ten times the rate costs the rebuilt DeiT two points
 
 
 def _mini(model: str, dataset: str = "crops", **more: Any) -> EaPruning:
@@ -118,7 +125,7 @@ EAPRUNING: dict[Scale, dict[str, EaPruning]] = {
     "mini": {
         "resnet": _mini("resnet_mini"),
         "mobilenet": _mini("mobilenet_mini"),
-        "deit": _mini("deit_mini", step=8, tokens=1),
+        "deit": _mini("deit_mini", step=8, tokens=1, tune=GENTLE, scratch=adamw(450, 64, 0.002)),
         "segmenter": _mini("deeplabv3_mini", "scenes", tune=adamw(100, 16, 0.002), images=60, held=40, samples=32),
     },
     "small": {"resnet": _small("resnet_mini"), "mobilenet": _small("mobilenet_mini")},
@@ -164,9 +171,9 @@ def override(preset: EaPruning, **given: Any) -> EaPruning:
         there = (MODELS, zoo.CLASSIFIERS) if preset.classifies else (zoo.BUILDERS,)
         pick_model(given["model"], *there, of=preset.dataset)
     search = {name: given.pop(name) for name in ("population", "generations") if name in given}
-    pretrain = replace(preset.pretrain, **each) if preset.pretrain else None
-    tune = replace(preset.tune, **each)
-    given = {**given, "tune": tune, "pretrain": pretrain, "search": replace(preset.search, **search)}
+    stretches = {name: getattr(preset, name) for name in ("tune", "scratch", "pretrain")}
+    given |= {name: replace(stretch, **each) for name, stretch in stretches.items() if stretch}
+    given["search"] = replace(preset.search, **search)
     changed = replace(preset, **given)
     height, width = changed.size
     if changed.classifies and (height != width or SIDES.get(changed.model, height) != height):

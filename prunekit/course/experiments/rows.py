@@ -66,15 +66,18 @@ def carry_out(
     of: Callable[[Row, Metrics], Metrics] = lambda row, metrics: metrics,
     scale: Scale = "mini",
 ) -> None:
-    """Make the runs that the ledger lacks a row of, and print a line for each. of: what of its metrics a row keeps."""
+    """Make the runs that the ledger lacks a row of, and print a line for each. of: what of its metrics a row keeps.
+
+    What `do` gives as `earlier` is no metric: seconds of an earlier start, whose results it found in a checkpoint.
+    """
     done = {_key(e.claim, e.method, e.seed, e.settings) for e in ledger.load() if e.scale == scale}
     for number, (run, rows) in enumerate(todo.items(), 1):
         missing = [row for row in rows if _key(row.claim, row.method, row.seed, row.settings) not in done]
         if not missing:
             continue
         start = time.perf_counter()
-        found = do(run)
-        seconds = time.perf_counter() - start
+        found = dict(do(run))
+        seconds = time.perf_counter() - start + found.pop("earlier", 0.0)
         for row in missing:
             ledger.record(
                 row.claim,

@@ -73,12 +73,14 @@ class Settings:
 @dataclass(frozen=True)
 class Found:
     """What a search found. generations: the candidates asked for, the start first. populations: who survived. fitness:
-    by which they were judged; it holds the factors, so they stay in memory as long as this does.
+    by which they were judged; it holds the factors, so they stay in memory as long as this does. seconds: that
+    evaluating took, those of earlier starts included.
     """
 
     fitness: Fitness = field(repr=False, compare=False)
     generations: tuple[tuple[Candidate, ...], ...]
     populations: tuple[tuple[Candidate, ...], ...]
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def space(self) -> Space:
@@ -171,8 +173,8 @@ def search(
             populations.append(tuple(Candidate(counts, *table.values[counts]) for counts in survivors))
             show(table, generations)
             if on_generation:
-                on_generation(Found(fitness, tuple(generations), tuple(populations)))
-    found = Found(fitness, tuple(generations), tuple(populations))
+                on_generation(Found(fitness, tuple(generations), tuple(populations), table.seconds))
+    found = Found(fitness, tuple(generations), tuple(populations), table.seconds)
     _warn_of_an_empty_window(found, settings)
     return found
 

@@ -1,7 +1,8 @@
 """The table of evaluations, candidate -> (error, cost), and its file search.json: written whole, in one move.
 
 The file says what it is a search of (settings, space, data, weights), so that another one is refused, whatever its
-length, and holds the sha256 of its rows, so that a damaged one is. Nothing in it is code.
+length, and holds the sha256 of its rows, so that a damaged one is. The seconds that measuring took stand
+beside them. Nothing in it is code.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ EVERY_S = 30.0
 
 @dataclass
 class Evaluations:
-    """values: what was measured. file: where it is kept, or None."""
+    """values: what was measured. file: where it is kept, or None. seconds: that measuring took, over all starts."""
 
     identity: Mapping[str, Any]
     file: Path | None = None
     values: dict[Counts, Values] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @staticmethod
     def open(folder: str | Path | None, identity: Mapping[str, Any], model: nn.Module) -> Evaluations:
@@ -46,7 +48,7 @@ class Evaluations:
         assert table.file is not None
         file = table.file
         # ranks may be on machines without a common disk
-        table.values = same_for_all(lambda: _read(file, identity) if file.exists() else {})
+        table.values, table.seconds = same_for_all(lambda: _read(file, identity) if file.exists() else ({}, 0.0))
         return table
 
     @contextmanager
@@ -58,9 +60,11 @@ class Evaluations:
 
         def write() -> None:
             nonlocal written, when
+            now = time.monotonic()
+            self.seconds, when = self.seconds + now - when, now
             if self.file is not None and len(self.values) > written and int(os.environ.get("RANK", "0")) == 0:
                 self._write(self.file)
-            written, when = len(self.values), time.monotonic()
+            written = len(self.values)
 
         def put(counts: Counts, values: Values) -> None:
             self.values[counts] = values
@@ -75,7 +79,9 @@ class Evaluations:
     def _write(self, file: Path) -> None:
         rows = [[list(counts), *values] for counts, values in self.values.items()]
         known = _digest([self.identity, rows])
-        text = json.dumps({"format": FORMAT, "identity": self.identity, "sha256": known, "rows": rows})
+        text = json.dumps(
+            {"format": FORMAT, "identity": self.identity, "sha256": known, "rows": rows, "seconds": self.seconds}
+        )
         part = file.with_name(f".{file.name}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +94,7 @@ class Evaluations:
             raise CheckpointError(f"cannot write {file} ({err}); free space, or give another folder.") from err
 
 
-def _read(file: Path, identity: Mapping[str, Any]) -> dict[Counts, Values]:
+def _read(file: Path, identity: Mapping[str, Any]) -> tuple[dict[Counts, Values], float]:
     try:
         raw = json.loads(file.read_text())
         there, rows, known = raw["identity"], raw["rows"], raw["sha256"]
@@ -97,6 +103,7 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[Counts, Values]:
         if not isinstance(there, dict) or _digest([there, rows]) != known:
             raise ValueError("its rows are not those that were written")
         values = {tuple(counts): (float(error), float(cost)) for counts, error, cost in rows}
+        seconds = float(raw.get("seconds", 0.0))  # a file of before they were kept has none
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise CheckpointError(
             f"{file} is damaged ({type(err).__name__}: {err}). Restore it from a copy, or delete it to start over."
@@ -109,7 +116,7 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[Counts, Values]:
                 f"{file} is of another search: {key} was {old}, now {new}. Use what it was started with, or another "
                 "folder for another search."
             )
-    return values
+    return values, seconds
 
 
 def _but_length(part: Any) -> Any:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,32 @@ def test_stopped_and_gone_on_is_unbroken(fitness: Fitness, unbroken: eapruning.F
     assert Stops.calls == len(set(unbroken.candidates())) + 3  # nothing was done twice but what was in hand
     before = Stops.calls
     assert search(broken, SHORT, checkpoint=tmp_path, quiet=True) == found and Stops.calls == before
+
+
+def test_seconds_of_all_starts_are_kept_and_a_replay_adds_none(fitness: Fitness, tmp_path: Path) -> None:
+    class Slow(Fitness):
+        stops = 12
+
+        def __call__(self, counts):
+            Slow.stops -= 1
+            if Slow.stops == 0:
+                raise KeyboardInterrupt
+            time.sleep(0.02)
+            return super().__call__(counts)
+
+    slow = Slow(fitness.rebuilder, fitness.error)
+    with pytest.raises(KeyboardInterrupt):
+        search(slow, SHORT, checkpoint=tmp_path, quiet=True)
+    first = json.loads((tmp_path / "search.json").read_text())["seconds"]
+    assert first >= 11 * 0.02
+    found = search(slow, SHORT, checkpoint=tmp_path, quiet=True)
+    more = len(set(found.candidates())) - 11
+    assert found.seconds >= first + more * 0.02
+    assert search(slow, SHORT, checkpoint=tmp_path, quiet=True).seconds == pytest.approx(found.seconds, abs=0.02)
+    raw = json.loads((tmp_path / "search.json").read_text())
+    del raw["seconds"]  # a file of before they were kept
+    (tmp_path / "search.json").write_text(json.dumps(raw))
+    assert search(slow, SHORT, checkpoint=tmp_path, quiet=True).seconds < 0.1
 
 
 def test_two_processes_find_the_same(fitness: Fitness, unbroken: eapruning.Found) -> None:
