@@ -24,7 +24,7 @@ penalty that lasts until many scales are exactly zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,16 +91,16 @@ def presets() -> dict[str, Mtp]:
 
 
 def settings(given: Mtp) -> dict[str, Any]:
-    """What all runs share: of every training (steps, batch), in their order."""
-    stretches = (given.pretrain, given.classify, given.segment, given.tune_classify, given.tune_segment)
+    """What all runs share: of every training (steps, batch), their learning rates in the same order, and the alternation."""
     names = ("pretrain", "classify", "segment", "tune_classify", "tune_segment")
-    alternation = {name: getattr(given.settings, name) for name in ("rounds", "alpha1", "alpha2", "mu", "rho")}
+    stretches = [getattr(given, name) for name in names]
     return {
         "model": given.model,
         "dataset": given.dataset,
         "objects": given.objects,
         **{name: [each.steps, each.batch] for name, each in zip(names, stretches, strict=True)},
-        **alternation,
+        "lr": [each.lr for each in stretches],
+        **asdict(given.settings),
     }
 
 
