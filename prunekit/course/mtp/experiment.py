@@ -187,8 +187,10 @@ def _report(done: Outcome, preset: Mtp, folder: Path, *, scale: Scale, seed: int
         "objects": preset.objects,
         "percentage": preset.percentage,
         "thresholds": preset.how,
+        "round_to": preset.round_to,
         "inner": preset.inner,
+        "pretrained": preset.pretrained,
         **asdict(preset.settings),
-        "steps": [stretch.steps for stretch in stretches],
+        **{name: [getattr(stretch, name) for stretch in stretches] for name in ("steps", "batch", "lr")},
     }
     ledger.record(CLAIM, method="mtp", seed=seed, scale=scale, settings=settings, metrics=done.metrics, seconds=seconds)
