@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prunekit: {err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prunekit: stopped", file=sys.stderr)
+        kept = isinstance(args.do, partial) or args.do in (run_claims, run_bench)  # they have a folder for what is done
+        more = "; the same command goes on where it was" if kept else ""
+        print(f"prunekit: stopped{more}", file=sys.stderr)
         return 130
 
 

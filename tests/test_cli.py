@@ -98,6 +98,21 @@ def test_run_hands_everything_to_the_lesson(monkeypatch: pytest.MonkeyPatch, tmp
     assert out.is_dir()
 
 
+def test_who_stops_a_long_run_hears_that_it_goes_on(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    def stop(*args: object, **given: object) -> None:
+        raise KeyboardInterrupt
+
+    for place, line in (
+        ("prunekit.course.mtp.run", "run mtp"),
+        ("prunekit.course.mtp.trials.run", "run claims M1"),
+        ("prunekit.course.quickstart.run", "run quickstart"),
+    ):
+        monkeypatch.setattr(place, stop)
+        assert cli.main([*line.split(), "--out", str(tmp_path)]) == 130
+        goes_on = "; the same command goes on where it was" if "quickstart" not in line else ""
+        assert capsys.readouterr().err == f"prunekit: stopped{goes_on}\n"
+
+
 @pytest.mark.parametrize("paper", ["quickstart", *(paper.__name__.rpartition(".")[2] for paper in cli.PAPERS)])
 def test_a_seed_is_not_negative(paper: str, capsys: pytest.CaptureFixture[str]):
     for text in ("-1", "two", "1.5"):

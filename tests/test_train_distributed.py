@@ -5,20 +5,23 @@ The nets have no batch norm, or frozen ones: on CPUs its statistics are those of
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from prunekit.errors import InputError
-from prunekit.methods import bilevel
+from prunekit.methods import bilevel, mtp
+from prunekit.progressive import Training
 from prunekit.surgery import find_groups
-from prunekit.train import TrainConfig, Trained, finetune, segmentation_loss
+from prunekit.train import TrainConfig, Trained, classification_loss, finetune, segmentation_loss
 
 HERE = Path(__file__)
 
@@ -88,6 +91,24 @@ def search() -> tuple[bilevel.Learned, float]:
     return found, time.perf_counter() - start
 
 
+def alternation() -> mtp.Sparse:
+    """Two backbones that are pulled together, each under its own task, with frozen norms."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    decoder = nn.Sequential(nn.Conv2d(5, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+    classifier = nn.Sequential(OrderedDict(backbone=copy.deepcopy(backbone), head=head))
+    segmenter = nn.Sequential(OrderedDict(backbone=backbone, decoder=decoder)).eval()
+    parts = mtp.split(segmenter, find_groups(segmenter, torch.zeros(1, 3, 6, 6)), inner=False)
+    config = TrainConfig(**{**BASE, "steps": 6, "freeze_bn": True})
+    pictures = Uneven()
+    labelled = TensorDataset(pictures.x, (pictures.x.mean((1, 2, 3)) > 0).long())
+    classify, segment = (DataLoader(each, batch_size=5, shuffle=True) for each in (labelled, pictures))
+    settings = mtp.Settings(rounds=3, alpha1=0.01, alpha2=0.01, mu=1.0, rho=2.0)
+    tasks = Training(config, classify, classification_loss), Training(config, segment, segmentation_loss)
+    return mtp.alternate(classifier, segmenter, parts, *tasks, settings)
+
+
 class Stop(Exception):
     pass
 
@@ -118,7 +139,13 @@ def worker(folder: Path) -> None:
     found, wall = search()
     searched = {"keep": found.plan.keep, "scores": found.scores, "flips": found.history.flips}
     searched |= {"seconds": found.seconds, "wall": wall}
-    torch.save({"runs": out, "refused": refused, "searched": searched}, folder / f"rank{distributed.get_rank()}.pt")
+    sparse = alternation()
+    coupled = {"first": sparse.classifier.state_dict(), "second": sparse.segmenter.state_dict()}
+    coupled |= {"residual": [one.residual for one in sparse.history]}
+    torch.save(
+        {"runs": out, "refused": refused, "searched": searched, "coupled": coupled},
+        folder / f"rank{distributed.get_rank()}.pt",
+    )
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -184,6 +211,19 @@ def test_masks_that_learn_on_two_processes_agree_and_count_their_seconds_once(la
         torch.testing.assert_close(one["scores"][name], s_U, rtol=0, atol=0.05)
     for rank in (one, two):
         assert 0 < rank["seconds"] <= rank["wall"]
+
+
+def test_an_alternation_of_two_tasks_takes_the_same_steps_on_two_processes(launched):
+    alone = alternation()
+    for rank in launched[1]:
+        found = rank["coupled"]
+        for name, model in (("first", alone.classifier), ("second", alone.segmenter)):
+            for key, value in model.state_dict().items():
+                torch.testing.assert_close(found[name][key], value, rtol=1e-5, atol=1e-6, msg=key)
+        assert found["residual"] == pytest.approx([one.residual for one in alone.history], rel=1e-3)
+    assert 0 < alone.history[-1].residual < alone.history[0].residual
+    one, two = (rank["coupled"] for rank in launched[1])
+    assert all(torch.equal(one[net][key], two[net][key]) for net in ("first", "second") for key in one[net])
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(launched):

@@ -57,21 +57,21 @@ def test_a_step_costs_at_most_15_percent_more_than_the_two_it_contains(case) -> 
 
 
 def test_memory_is_three_copies_of_the_backbone_and_no_more(case) -> None:
-    """At the end of each round what lives beside the caller's networks: W1, W3 and E; momenta are the optimizers'."""
+    """What lives beside the caller's networks, at the end of each round and on the way back: W1, W3 and E; momenta are
+    the optimizers'.
+    """
     classifier, segmenter, parts, classify, segment = case
     resident = [*classifier.state_dict().values(), *segmenter.state_dict().values()]
     live = _LiveBytes(resident)
     seen = []
+
+    def look(*_: object) -> None:
+        seen.append(live.live)
+        live.peak = live.live  # from here on
+
     with live:
-        mtp.alternate(
-            classifier,
-            segmenter,
-            parts,
-            classify,
-            segment,
-            mtp.Settings(rounds=2),
-            on_round=lambda *_: seen.append(live.live),
-        )
+        done = mtp.alternate(classifier, segmenter, parts, classify, segment, mtp.Settings(rounds=2), on_round=look)
+        returned = live.live
     size = {name: sum(t.nbytes for t in m.state_dict().values()) for name, m in (("1", classifier), ("2", segmenter))}
     momenta = sum(p.nbytes for m in (classifier, segmenter) for p in m.parameters())
     multipliers = sum(p.nbytes for p in classifier.get_submodule("backbone").parameters())
@@ -80,6 +80,9 @@ def test_memory_is_three_copies_of_the_backbone_and_no_more(case) -> None:
     pictures = sum(t.nbytes for task in (classify, segment) for t in next(iter(task.loader)))
     spare = sum(t.nbytes for t in classifier.get_submodule("backbone").state_dict().values()) / 4
     assert expected <= max(seen) <= expected + pictures + spare, "there is a fourth copy"
+    print(f"most on the way back {live.peak / 1e6:.2f} MB, then live {returned / 1e6:.2f} MB")
+    assert live.peak <= max(seen) + spare, "there is a fourth copy on the way back"
+    assert returned <= size["1"] + size["2"] + pictures + spare and done.history, "E or momenta outlive the run"
 
 
 @pytest.mark.parametrize("alpha", [0.2])

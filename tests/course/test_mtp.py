@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from prunekit.course.mtp import MODELS, MTP, data, networks, override, preset_of
 from prunekit.errors import DataError, InputError
 from prunekit.methods import mtp
 from prunekit.models.bisenet import bisenet_mini
-from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.models.deeplab import deeplabv3, deeplabv3_mini
 from prunekit.train import classification_loss
 
 # alpha; dense: epochs, batch, lr; tuning: epochs, lr; ImageNet: epochs, batch; crop
@@ -57,13 +58,42 @@ def test_full_scale_is_appendix_7_1(name: str) -> None:
     assert set(MTP["full"]) == set(APPENDIX)
 
 
-@pytest.mark.parametrize(("name", "params"), [("deeplabv3_r101", 58.04e6), ("pspnet_r50", 46.71e6)])
+@pytest.mark.parametrize(
+    ("name", "params"), [("deeplabv3_r101", 58.04e6), ("pspnet_r50", 46.71e6), ("bisenet_r18", 12.89e6)]
+)
 def test_networks_of_the_paper_have_the_parameters_it_prints(name: str, params: float) -> None:
     with torch.device("meta"):
         model = MODELS[name](21)
-    aux = getattr(model, "aux", None)
-    counted = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in (aux.parameters() if aux else ()))
+    counted = sum(p.numel() for part, p in model.named_parameters() if not part.startswith("aux"))
     assert counted == pytest.approx(params, rel=0.002)
+
+
+PRUNED = {  # network -> how it is built, its blocks a stage, which convolutions in them may go
+    "deeplabv3": (partial(deeplabv3, backbone="resnet50", output_stride=16, aux=False, fuse=False), (3, 4, 6, 3), 2),
+    "pspnet_r50": (MODELS["pspnet_r50"], (3, 4, 6, 3), 2),
+    "bisenet_r18": (MODELS["bisenet_r18"], (2, 2, 2, 2), 1),
+}
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_networks_of_the_paper_are_cut_inside_their_blocks(name: str) -> None:
+    build, blocks, inside = PRUNED[name]
+    torch.manual_seed(0)
+    model, x = build(5).eval(), torch.randn(1, 3, 65, 65)
+    path = networks.backbone_path(model)
+    classifier = networks.classifier_of(replace(preset_of("full"), pretrained=False), model, 7, seed=0).eval()
+    for norm in (m for net in (model, classifier) for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.weight.data.uniform_(0.1, 1)
+    groups = pk.find_groups(model, x)
+    parts = mtp.split(model, groups, path)
+    firsts = [f"{path}.body.layer{stage}.{n}.conv" for stage, count in enumerate(blocks, 1) for n in range(count)]
+    assert list(parts.backbone) == [f"{first}{k}" for first in firsts for k in range(1, inside + 1)]
+    plan = mtp.plan(parts, mtp.score(model, parts, classifier=classifier), 0.5)
+    small = pk.prune(model, groups, plan)
+    pk.check_equivalence(model, small, groups, plan, x)
+    first = pk.prune(classifier, pk.find_groups(classifier, x), mtp.classifier_plan(plan, parts))
+    moved = mtp.with_backbone(small, first, path)
+    assert moved(x).shape == (1, 5, 65, 65) and first(x).shape == (1, 7)
 
 
 def test_every_scale_can_be_run_in_rounds() -> None:
@@ -90,6 +120,9 @@ def test_every_scale_can_be_run_in_rounds() -> None:
         ("--steps 3 --rounds 2", r"3 steps \(classify\) are no multiple of 2 rounds; .*--steps 4"),
         ("--rho 1", r"rho is 1.0; mu is multiplied by it"),
         ("--side 0", r"side is 0; give whole numbers"),
+        ("--model deeplabv3plus_mini", r"the backbone of deeplabv3plus_mini has no residual blocks.*pass --no-inner"),
+        ("--model segformer_mini", r"no convolutional backbone; take e\.g\. deeplabv3_mini"),
+        ("--precision fp16", r"invalid choice: 'fp16' \(choose from"),
         ("--pretrained", r"no ImageNet weights for deeplabv3_mini; pass --no-pretrained, or one of: deeplabv3_r101"),
     ],
 )
@@ -97,7 +130,11 @@ def test_what_no_run_can_do_is_said_before_anything_is_drawn_or_trained(
     said: str, answer: str, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr(data, "scenes", None)
-    assert cli.main(["run", "mtp", "--out", str(tmp_path), *said.split()]) == 2
+    try:
+        status = cli.main(["run", "mtp", "--out", str(tmp_path), *said.split()])
+    except SystemExit as stop:  # argparse's own
+        status = stop.code
+    assert status == 2
     assert re.search(answer, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
@@ -125,7 +162,8 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
 ) -> None:
     # a new block's last scale is 0, so that its inner ones learn nothing before a real step
     fast = preset_of("full", "voc")
-    monkeypatch.setitem(MTP["full"], "voc", replace(fast, classify=replace(fast.classify, lr=0.1)))
+    fast = replace(fast, classify=replace(fast.classify, lr=0.1), scales=(0.75, 1.0))
+    monkeypatch.setitem(MTP["full"], "voc", fast)
     voc, things = publish(VOC, tmp_path / "voc"), imagenet(tmp_path / "imagenet")
     out = tmp_path / "out"
     line = f"run mtp --scale full --dataset voc --root {voc} --objects {things} --out {out} --model {model}"
@@ -151,6 +189,9 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
     small = pk.load_pruned(folder / "0.5-independent-1" / "small", build(21).eval(), torch.randn(1, 3, 32, 32))
     assert small(torch.randn(1, 3, 32, 32)).shape == (1, 21, 32, 32)
     (entry,) = ledger.load("mtp")
+    several = [entry.metrics[f"miou_multiscale{which}"] for which in ("", "_dense")]
+    assert all(0 <= miou <= 1 for miou in several)
+    assert entry.settings["lr"][2] == 0.1 and entry.settings["batch"] == 6 * [4]
     assert entry.method == "mtp" and entry.scale == "full" and 0 < entry.metrics["macs_removed"] < 1
     assert {len(entry.metrics[name]) for name in ("residual", "classify_loss", "segment_loss")} == {
         2
@@ -161,8 +202,51 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
     assert json.loads(next((folder / "sparse").glob("step-*/state.json")).read_text())["config"]["rounds"] == 2
     capsys.readouterr()
     assert cli.main([*line.split(), "--how", "unified", "--percentage", "0.25"]) == 0, "another cut, the same networks"
-    assert "round 0" not in capsys.readouterr().out and (folder / "0.25-unified-1" / "plan.json").is_file()
+    assert "round 1:" not in capsys.readouterr().out and (folder / "0.25-unified-1" / "plan.json").is_file()
     assert {entry.settings["percentage"] for entry in ledger.load("mtp")} == {0.5, 0.25}
+    # a penalty would hold those last scales at 0
+    assert cli.main([*line.split(), "--no-inner", "--alpha", "0"]) == 0, "all of the backbone's channels"
+    assert re.search(r"round 1: losses.*certificate: masked == pruned", capsys.readouterr().out, re.DOTALL)
+    saved = pk.PruningPlan.load(folder / "0.5-independent-1-all" / "plan.json")
+    assert (folder / "sparse-all").is_dir() and any(name.endswith("layer1.0.conv2") for name in saved.keep)
+    assert (folder / "0.5-independent-1-all" / "small").is_dir()
+
+
+def picture(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def camvid_and_tiny_imagenet(root: Path) -> tuple[Path, Path]:
+    """Both in their releases' layouts, with four pictures a split."""
+    camvid, tiny = root / "camvid", root / "tiny"
+    draw = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for n in range(4):
+            picture(camvid / split / f"{n}.png", draw.integers(0, 256, (24, 32, 3), np.uint8))
+            picture(camvid / f"{split}annot" / f"{n}.png", draw.integers(0, 12, (24, 32), np.uint8))
+    names = ("n01", "n02", "n03")
+    for n, name in enumerate(names):
+        for k in range(3):
+            pixels = draw.integers(0, 256, (64, 64, 3), np.uint8)
+            picture(tiny / "train" / name / "images" / f"{name}_{k}.JPEG", pixels)
+        picture(tiny / "val" / "images" / f"val_{n}.JPEG", pixels)
+    rows = [f"val_{n}.JPEG\t{name}\t0\t0\t63\t63\n" for n, name in enumerate(names)]
+    (tiny / "val" / "val_annotations.txt").write_text("".join(rows))
+    return camvid, tiny
+
+
+def test_small_scale_is_camvid_with_tiny_imagenet(tmp_path: Path, capsys) -> None:
+    camvid, tiny = camvid_and_tiny_imagenet(tmp_path)
+    line = f"run mtp --scale small --root {camvid} --objects {tiny} --out {tmp_path / 'out'}"
+    line += " --size 32 32 --steps 2 --rounds 2 --batch 4"
+    assert cli.main(line.split()) == 0, "nothing of it is drawn, and the segmenter begins at random"
+    assert "certificate: masked == pruned" in capsys.readouterr().out
+    (entry,) = ledger.load("mtp")
+    assert (entry.scale, entry.settings["dataset"], entry.settings["objects"]) == ("small", "camvid", "tinyimagenet")
+    assert entry.settings["steps"] == 6 * [2] and len(entry.metrics["iou"]) == 11
+    assert entry.metrics["top1"] in (0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
+    assert (tmp_path / "out" / "mtp-camvid-deeplabv3_mini-0" / "dense").is_dir()
 
 
 def test_where_the_data_are_must_be_said(tmp_path: Path, capsys) -> None:

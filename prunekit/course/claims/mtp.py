@@ -56,7 +56,7 @@ MTP = (
         needs=(
             Need("standard", ">", "segmentation x0.5"),
             Need("segmentation x2", "=", "standard"),
-            Need("classification x3", "=", "standard"),
+            Need("standard", ">=", "classification x3"),
         ),
     ),
     Claim(

@@ -28,7 +28,7 @@ def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.Argume
     parser.add_argument("--rounds", type=int, help="of the alternation; --steps is a multiple of it")
     parser.add_argument("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
     add_rounding(parser)
-    add_training(parser)
+    add_training(parser, precisions=("no", "bf16"))
     return parser
 
 

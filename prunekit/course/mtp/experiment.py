@@ -4,8 +4,8 @@
     prunekit run mtp --scale full --dataset voc --root VOC2012 --objects imagenet --percentage 0.25
     accelerate launch -m prunekit.cli run mtp --scale full ...                        # many GPUs: the same steps
 
-The sparse training begins with one backbone, as Algorithm 1 does: the classifier's, in both networks; of the dense
-segmenter it takes the decoder. Stop it and start it again with the same arguments: it goes on where it was. Another
+The sparse training begins with one backbone, the classifier's, in both networks; of the dense segmenter it takes the
+decoder. Stop it and start it again with the same arguments: it goes on where it was. Another
 --percentage, --how or --round-to goes on from the same sparse networks. Files in out/mtp-DATASET-MODEL-SEED:
 
     pretrain/ dense/ sparse/    checkpoints; sparse-all/ with --no-inner
@@ -32,7 +32,7 @@ from prunekit.course import experiments as shared
 from prunekit.course import ledger
 from prunekit.course.experiments import Stretch
 from prunekit.course.mtp import data
-from prunekit.course.mtp.networks import backbone_path, classifier_of, segmenter_of
+from prunekit.course.mtp.networks import backbone_path, check, classifier_of, segmenter_of
 from prunekit.course.mtp.preset import Mtp
 from prunekit.course.presets import Scale
 from prunekit.methods import mtp
@@ -89,6 +89,7 @@ def run(
 
     Raises the errors of the readers, of finetune and of mtp.alternate.
     """
+    check(preset)
     begun, first = time.perf_counter(), shared.first_process()
     pictures, things = data.scenes(preset, roots[0]), data.objects(preset, roots[1], classification_loss)
     folder, every = out / f"mtp-{preset.dataset}-{preset.model}-{seed}", "" if preset.inner else "-all"

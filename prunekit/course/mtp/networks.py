@@ -12,9 +12,23 @@ from torch import nn
 from prunekit.course.experiments import fetched
 from prunekit.course.mtp.preset import BODIES, MODELS, Mtp
 from prunekit.errors import DataError, InputError
+from prunekit.methods.mtp.parts import blocks
 from prunekit.models import zoo
 from prunekit.models.backbone import Backbone
 from prunekit.models.classifier import Classifier
+
+
+def check(preset: Mtp) -> None:
+    """InputError for a mini network that cannot be cut as asked, before anything is drawn or read for it."""
+    if preset.model in MODELS:
+        return
+    with torch.device("meta"):
+        segmenter = zoo.build(preset.model, classes=2)
+    if preset.inner and not blocks(segmenter, backbone_path(segmenter)):
+        raise InputError(
+            f"the backbone of {preset.model} has no residual blocks to prune inside; pass --no-inner to prune all its "
+            "channels."
+        )
 
 
 def segmenter_of(preset: Mtp, classes: int, *, seed: int) -> nn.Module:
@@ -30,6 +44,9 @@ def segmenter_of(preset: Mtp, classes: int, *, seed: int) -> nn.Module:
 
 def classifier_of(preset: Mtp, segmenter: nn.Module, classes: int, *, seed: int) -> Classifier:
     """A classifier with a copy of the segmenter's backbone, and ImageNet's own last layer where that was pre-trained.
+
+    The copy is dilated where the segmenter's backbone is, because W1 = W3 asks for one network, though that layer has
+    seen none of it.
 
     Raises DataError when that layer has another number of classes, DownloadError as above.
     """

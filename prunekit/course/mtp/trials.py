@@ -91,7 +91,7 @@ def presets() -> dict[str, Mtp]:
 
 
 def settings(given: Mtp) -> dict[str, Any]:
-    """What all runs share: of every training (steps, batch), their learning rates in the same order, and the alternation."""
+    """What all runs share: every training's (steps, batch), their learning rates, the alternation's settings."""
     names = ("pretrain", "classify", "segment", "tune_classify", "tune_segment")
     stretches = [getattr(given, name) for name in names]
     return {

@@ -21,7 +21,8 @@ as many as W1; mu = weight of the penalty. Needs: both data sets, batch norms.
 Differs. A round takes some steps on the classifier, then some on the segmenter, W2 and W3 in one pass: Eqs. 8 and 9
 have the same loss, and a gradient step on each block from the same point is one on both. The paper does not give mu,
 rho, lambda nor how many steps a round has; ours are in `Settings` and in the course's presets. Only scales of channels
-that can go are penalised. All but the losses is minimised in closed form after each step, see coupling.py.
+that can go are penalised. All but the losses is minimised in closed form after each step, see coupling.py. Algorithm 1
+begins with W1 and W2 and is silent about W3; the course gives both networks the classifier's backbone.
 
 Files, in reading order: coupling (W1 = W3), parts (who may go), thresholds (tau1, tau2, the plan), state (a step, a
 round), alternation (all of them), retraining (classification, then segmentation).

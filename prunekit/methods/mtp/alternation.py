@@ -4,7 +4,8 @@
               gamma2 is soft-thresholded alike; at its end E += mu (W1 - W3), mu *= rho
 
 Both optimizers live as long as the alternation, momentum and all; learning rates follow their schedules over all
-rounds. Memory: the two networks, their momenta and E, beside the caller's own two; gradients of one network at a time.
+rounds. Memory, to the end: the two networks, their momenta and E, beside the caller's own two; gradients of one network
+at a time.
 """
 
 from __future__ import annotations
@@ -93,12 +94,16 @@ def alternate(
                     state.save(folder, identity)
                 if interrupted.is_set():
                     raise KeyboardInterrupt
-        return Sparse(_copied(classifier, first), _copied(segmenter, second), tuple(state.rounds))
+        return Sparse(_unwrapped(classifier, first), _unwrapped(segmenter, second), tuple(state.rounds))
 
 
-def _copied(model: nn.Module, run: Run) -> nn.Module:
-    """The trained weights in a copy of the caller's model: Accelerate has wrapped the other one's forward."""
-    trained = copy.deepcopy(model)
+def _unwrapped(model: nn.Module, run: Run) -> nn.Module:
+    """The caller's model around the trained tensors, since Accelerate has wrapped the run's: no further copy of them,
+    unless they go back to another device.
+    """
+    state = run.bare.state_dict(keep_vars=True)
+    own = {name: t for name, t in model.state_dict(keep_vars=True).items() if t.device == state[name].device}
+    trained = copy.deepcopy(model, {id(t): state[name] for name, t in own.items()})
     trained.load_state_dict(run.bare.state_dict())
     trained.zero_grad()
     return trained.eval()
@@ -124,6 +129,11 @@ def _check(
     for key in ("mixed_precision", "device"):
         if getattr(classify.config, key) != getattr(segment.config, key):
             raise InputError(f"classify and segment differ in {key}; one process trains both: set it alike.")
+    if classify.config.mixed_precision == "fp16":
+        raise InputError(
+            "mixed_precision='fp16' leaves out steps whose gradients overflow, and the pull between the backbones "
+            "would go on without them; use 'bf16' or 'no'."
+        )
 
 
 def _identity(

@@ -8,8 +8,8 @@ that backbone and decoder share (a sum of both), because the classifier cannot l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,11 +23,14 @@ BLOCKS = ("BasicBlock", "Bottleneck")  # the residual blocks of timm, torchvisio
 
 @dataclass(frozen=True)
 class Parts:
-    """The segmenter's groups that may go. path: name of the backbone in the segmenter, e.g. "backbone"."""
+    """The segmenter's groups that may go. path: name of the backbone in the segmenter, e.g. "backbone". whole: other
+    groups, and why they stay as they are (the backbone's outside residual blocks are not named).
+    """
 
     backbone: Groups
     decoder: Groups
     path: str
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def scales(self, segmenter: nn.Module) -> dict[str, frozenset[str]]:
         """ "backbone" and "decoder" -> the batch-norm scales of their groups, by their names in the segmenter."""
@@ -43,25 +46,35 @@ def split(segmenter: nn.Module, groups: Groups, path: str = "backbone", *, inner
     path: name of the backbone in the segmenter ("context.backbone" in BiSeNet). Raises InputError when there is no such
     module, or with inner=True no residual block in it, and ScoreError when no batch norm follows any of its channels.
     """
-    backbone = submodule(segmenter, path)
+    submodule(segmenter, path)
     norms = {f"{name}.weight" for name, m in segmenter.named_modules() if isinstance(m, _BatchNorm) and m.affine}
     used = [g for g in groups.values() if any(m.tensor in groups.positions for m in g.producers())]
-    normed = [g for g in used if any(m.tensor in norms for m in g.members if m.role == "follower")]
-    inside = [g for g in normed if _within(g, path)]
+    normed = {g.name for g in used if any(m.tensor in norms for m in g.members if m.role == "follower")}
+    inside = [g for g in used if _within(g, path)]
+    outside = [g for g in used if not any(m.tensor.startswith(f"{path}.") for m in g.members)]
+    own = {g.name for g in (*inside, *outside)}
+    whole = {g.name: "backbone and decoder share it" for g in used if g.name not in own}
     if inner:
-        blocks = [f"{path}.{name}" for name, module in backbone.named_modules() if type(module).__name__ in BLOCKS]
-        if not blocks:
+        around = blocks(segmenter, path)
+        if not around:
             raise InputError(
                 f"'{path}' has no residual block ({' or '.join(BLOCKS)}); pass inner=False to prune all its channels."
             )
-        inside = [g for g in inside if any(_whole(g, block) for block in blocks)]
-    if not inside:
+        inside = [g for g in inside if any(_whole(g, block) for block in around)]
+    whole |= {g.name: "no batch norm follows it" for g in (*inside, *outside) if g.name not in normed}
+    first, second = ([g.name for g in part if g.name in normed] for part in (inside, outside))
+    if not first:
         raise ScoreError(
             f"no batch norm follows any channel of '{path}' that may go, and mtp ranks channels by batch-norm scales: "
             "take a backbone with batch norms, or a criterion that needs none, such as l1 or taylor."
         )
-    outside = [g for g in normed if not any(m.tensor.startswith(f"{path}.") for m in g.members)]
-    return Parts(groups.only(_names(inside)), groups.only(_names(outside)), path)
+    return Parts(groups.only(first), groups.only(second), path, whole)
+
+
+def blocks(segmenter: nn.Module, path: str) -> list[str]:
+    """The names of the backbone's residual blocks."""
+    found = submodule(segmenter, path).named_modules()
+    return [f"{path}.{name}" for name, module in found if type(module).__name__ in BLOCKS]
 
 
 def submodule(segmenter: nn.Module, path: str) -> nn.Module:
@@ -116,7 +129,3 @@ def _within(group: ChannelGroup, path: str) -> bool:
 def _whole(group: ChannelGroup, block: str) -> bool:
     """Are its channels made and read in this block only? A sum's are read by the next block too."""
     return all(member.tensor.startswith(f"{block}.") for member in group.members)
-
-
-def _names(groups: Iterable[ChannelGroup]) -> list[str]:
-    return [group.name for group in groups]

@@ -45,7 +45,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Round:
-    """One round: mean losses of its steps (segment: times lambda), ||W1 - W3||, that / ||W1||, mu before Eq. 10."""
+    """One round: its number, from 1; mean losses of its steps (segment: times lambda), ||W1 - W3||, that / ||W1||, mu
+    before Eq. 10.
+    """
 
     number: int
     classify: float
@@ -106,7 +108,7 @@ class State:
     def _where(self, run: Run, what: str) -> str:
         task = "classification" if run is self.first else "segmentation"
         kept = f" {self.folder} keeps the rounds before." if self.folder and self.rounds else ""
-        return f"round {len(self.rounds)}, {task}: {what}{kept}"
+        return f"round {len(self.rounds) + 1}, {task}: {what}{kept}"
 
     def _need_finite(self, run: Run) -> None:
         """Weights and statistics; a loss can be finite where its gradient, or the step along it, is not."""
@@ -123,7 +125,7 @@ class State:
         ]
         residual, size = self.coupling.residual(), self.coupling.size()
         relative = residual / size if size else math.inf
-        ended = Round(len(self.rounds), *means, residual=residual, relative=relative, mu=self.coupling.mu)
+        ended = Round(len(self.rounds) + 1, *means, residual=residual, relative=relative, mu=self.coupling.mu)
         self.coupling.update()
         bad = not_finite(self.coupling.multipliers)
         if bad is not None:

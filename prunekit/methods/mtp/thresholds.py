@@ -80,9 +80,9 @@ def plan(
     """Remove this fraction of the channels of each part, those with the smallest scales wherever they are.
 
     percentage: in [0, 1); a pair sets backbone and decoder apart. how="unified": one threshold for both parts together.
-    limits: what each group keeps whatever its scales; the plan's note names the groups that it saved. Without them the
-    thresholds cut where they fall, as in the paper: for a device give Limits(). Of equal scales (zeros) the first go
-    first. Raises InputError and the errors of global_plan.
+    limits: what each group keeps whatever its scales. Without them the thresholds cut where they fall, as in the paper:
+    for a device give Limits(). Of equal scales (zeros) the first go first. The plan's note names the groups that the
+    limits saved, and those that stay whole. Raises InputError and the errors of global_plan.
     """
     first, second = _fractions(percentage, how)
     limits, tau = limits or Limits(round_to=1), thresholds(parts, scores, percentage, how=how)
@@ -98,7 +98,10 @@ def plan(
             left = _left(mine, ratio)
             saved += [f"{n} ({len(k)}, not {left[n]})" for n, k in one.keep.items() if len(k) > left[n]]
     note = f"mtp, {how}, ratio {first:g} / {second:g}, tau1 {tau.backbone:.3g}, tau2 {tau.decoder:.3g}"
-    return PruningPlan(sizes, keep, note + (f"; the limits kept more of {', '.join(saved)}" if saved else ""))
+    stay = [] if parts.decoder else ["nothing of the decoder may go"]
+    stay += [f"{name} stays whole: {why}" for name, why in parts.whole.items()]
+    note += f"; the limits kept more of {', '.join(saved)}" if saved else ""
+    return PruningPlan(sizes, keep, "; ".join([note, *stay]))
 
 
 def _both(parts: Parts) -> Groups:

@@ -74,6 +74,12 @@ def trainings(steps: int, lr: float = 0.05, schedule: str = "constant") -> tuple
     return Training(config, loaders[0], classification_loss), Training(config, loaders[1], segmentation_loss)
 
 
+class Jittered(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        x, target = super().__getitem__(index)
+        return x + 0.1 * torch.randn_like(x), target
+
+
 def equal(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
 
@@ -153,9 +159,14 @@ def test_scales_that_do_not_learn_are_left_alone() -> None:
 
 
 def test_a_run_that_is_stopped_in_the_middle_of_a_round_ends_the_same(tmp_path: Path) -> None:
+    """Also with dropout, and pictures that are never the same twice."""
     labeller, segmenter, parts = networks()
+    segmenter.decoder[2] = nn.Sequential(nn.ReLU(), nn.Dropout(0.3))
     settings = mtp.Settings(rounds=3, alpha1=0.01, alpha2=0.01, mu=0.5, rho=1.5)
-    classify, segment = trainings(9)
+    classify, segment = (
+        replace(task, loader=DataLoader(Jittered(*task.loader.dataset.tensors), 8, shuffle=True))  # type: ignore[attr-defined]
+        for task in trainings(9)
+    )
     whole = mtp.alternate(labeller, segmenter, parts, classify, segment, settings)
     for stop_at, task in ((5, classify), (2, segment)):
         calls = 0
@@ -195,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_the_last_round_stays(tm
         calls += 1
         return segmentation_loss(output, target) * (float("nan") if calls == 5 else 1.0)
 
-    with pytest.raises(TrainingError, match=r"round 1, segmentation: the loss is nan at step 4 .*rounds before"):
+    with pytest.raises(TrainingError, match=r"round 2, segmentation: the loss is nan at step 4 .*rounds before"):
         mtp.alternate(labeller, segmenter, parts, classify, replace(segment, loss_fn=loss), QUIET, checkpoint=tmp_path)
     again = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET, checkpoint=tmp_path)
     whole = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET)
@@ -238,21 +249,21 @@ def test_what_is_not_finite_after_a_step_is_not_kept(tmp_path: Path) -> None:
 
         return replace(task, loss_fn=loss)
 
-    for at, name in ((6, "round 1, segmentation"), (9, "round 2, segmentation")):
+    for at, name in ((6, "round 2, segmentation"), (9, "round 3, segmentation")):
         folder = tmp_path / str(at)
         with pytest.raises(TrainingError, match=rf"{name}: .* step {at - 1}.*rounds before"):
             mtp.alternate(labeller, segmenter, parts, classify, steep(at, segment), QUIET, checkpoint=folder)
         assert finite(folder)
         again = mtp.alternate(labeller, segmenter, parts, classify, segment, QUIET, checkpoint=folder)
         assert equal(again.segmenter, whole.segmenter)
-    with pytest.raises(TrainingError, match=r"round 0, classification: .* step 2"):
+    with pytest.raises(TrainingError, match=r"round 1, classification: .* step 2"):
         mtp.alternate(labeller, segmenter, parts, steep(3, classify), segment, QUIET)
     counting = Counting()
-    with pytest.raises(TrainingError, match=r"round 1, segmentation: 'seen' is not finite after step 5.*rounds before"):
+    with pytest.raises(TrainingError, match=r"round 2, segmentation: 'seen' is not finite after step 5.*rounds before"):
         mtp.alternate(labeller, counting, parts, classify, segment, QUIET, checkpoint=tmp_path / "seen")
     assert finite(tmp_path / "seen")
     often = replace(segment, config=replace(segment.config, save_every=1))
-    with pytest.raises(TrainingError, match=r"round 1, segmentation: 'seen' is not finite after step 3"):
+    with pytest.raises(TrainingError, match=r"round 2, segmentation: 'seen' is not finite after step 3"):
         mtp.alternate(labeller, counting, parts, classify, often, QUIET, checkpoint=tmp_path / "often")
     assert finite(tmp_path / "often")
 
@@ -306,6 +317,12 @@ def test_each_mistake_is_named() -> None:
         mtp.alternate(frozen, segmenter, parts, *pair, QUIET)
     with pytest.raises(DataError, match=r"target holds the label 1 .* outside 0..0"):
         mtp.alternate(Labeller(classes=1), segmenter, parts, *pair, QUIET)
+    once, three = pair[1], copy.deepcopy(labeller)
+    three.head = nn.Linear(8, 3)  # one class more than there are labels is no mistake
+    mtp.alternate(three, segmenter, parts, *pair, QUIET)
+    masks = [(x, target + 1) for x, target in once.loader]
+    with pytest.raises(DataError, match=r"target holds the label 2 .* outside 0..1"):
+        mtp.alternate(labeller, segmenter, parts, pair[0], replace(once, loader=masks), QUIET)
     for config, message in (
         (replace(pair[0].config, optimizer="adamw"), "classify.config needs optimizer='sgd'"),
         (replace(pair[0].config, steps=10), "classify.config.steps is 10, no multiple of 3 rounds"),
@@ -313,6 +330,9 @@ def test_each_mistake_is_named() -> None:
     ):
         with pytest.raises(InputError, match=message):
             mtp.alternate(labeller, segmenter, parts, replace(pair[0], config=config), pair[1], QUIET)
+    half = [replace(task, config=replace(task.config, mixed_precision="fp16")) for task in pair]
+    with pytest.raises(InputError, match="mixed_precision='fp16' leaves out steps .* use 'bf16' or 'no'"):
+        mtp.alternate(labeller, segmenter, parts, *half, QUIET)
     nameless = nn.Sequential(OrderedDict(body=body(), head=nn.Linear(8, 2)))
     with pytest.raises(
         InputError, match=r"the classifier \(Sequential\) has no 'backbone'; name it so, .* 'body', 'he"

@@ -46,7 +46,7 @@ def test_inner_convolutions_and_the_decoder_may_go(case) -> None:
     groups = find_groups(bisenet, X)
     parts = mtp.split(bisenet, groups, "context.backbone")
     assert len(parts.backbone) == 4 and "spatial.0.0" in parts.decoder
-    assert "fusion.attention.0" not in parts.decoder  # no batch norm follows it
+    assert parts.whole == {"fusion.attention.0": "no batch norm follows it"}
     with pytest.raises(InputError, match="no 'backbone'; give the backbone's name, as it has 'context.backbone'"):
         mtp.split(bisenet, groups)
 
@@ -74,6 +74,28 @@ def test_networks_without_blocks_or_norms_are_refused() -> None:
                 mtp.split(model, groups, inner=False)
 
 
+def test_what_no_batch_norm_follows_stays_whole_and_the_plan_says_so() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            norm = nn.BatchNorm2d(8)
+            self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 6, 3))
+            self.decoder = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(self.backbone(x))
+
+    model = randomised(Bare())
+    groups = find_groups(model, X)
+    parts = mtp.split(model, groups, inner=False)
+    assert list(parts.backbone) == ["backbone.0"] and not parts.decoder
+    assert parts.whole == dict.fromkeys(("backbone.3", "decoder.1"), "no batch norm follows it")
+    plan = mtp.plan(parts, mtp.score(model, parts), 0.5)
+    assert list(plan.keep) == ["backbone.0"] and "; nothing of the decoder may go; backbone.3 stays whole" in plan.note
+    assert plan.note.endswith("decoder.1 stays whole: no batch norm follows it")
+    prune(model, groups, plan)
+
+
 class Sum(nn.Module):
     """The decoder's channels are added to the backbone's, and a stem's are read by it: neither is one part's own."""
 
@@ -93,6 +115,7 @@ def test_channels_that_both_parts_share_stay_whole() -> None:
     model = randomised(Sum())
     parts = mtp.split(model, find_groups(model, X), inner=False)
     assert list(parts.backbone) == ["backbone.0"] and list(parts.decoder) == ["head.0"]
+    assert len(parts.whole) == 2 and set(parts.whole.values()) == {"backbone and decoder share it"}
 
 
 def test_scores_are_the_classifiers_scales_and_the_decoders(case) -> None:
