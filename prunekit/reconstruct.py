@@ -13,6 +13,7 @@ Legend: O outputs, C inputs, P kernel positions, D = C P + 1.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -41,14 +42,15 @@ def reconstruct(
 
     model: the dense network; small: `prune(model, groups, plan)`. batches: (input, target) pairs; samples: outputs
     drawn from each image; in all they should be several times D. ridge: relative to the mean square of the inputs,
-    keeps the solution small where inputs are few or alike. Layers that `readable` refuses (grouped convolutions) stay
+    keeps the solution small where inputs are few or alike. Warns, naming layers, where samples are fewer than the
+    unknowns: there the ridge alone decides. Layers that `readable` refuses (grouped convolutions) stay
     as they are cut. Raises PlanError for a foreign plan, ScoreError without data or for inputs that are not finite,
     InputError for a negative ridge.
     """
     kept = kept_positions(groups, plan)
     lost = [tensor for tensor, axes in kept.items() if 1 in axes and readable(layer_of(model, tensor))]
     moments = grams(model, groups, lost, batches, method="reconstruct", samples=samples, seed=seed)
-    fitted = copy.deepcopy(small)
+    fitted, few = copy.deepcopy(small), []
     parameters = dict(fitted.named_parameters())  # by name: a small model may be a graph without layer objects
     for tensor in lost:
         old, weight = layer_of(model, tensor), parameters[tensor]
@@ -58,18 +60,28 @@ def reconstruct(
         inputs = (kept[tensor][1][:, None] * positions + torch.arange(positions)).flatten()
         if old.bias is not None:
             inputs = torch.cat([inputs, torch.tensor([weight_OD.shape[1] - 1])])
-        found_OD = fit(weight_OD, moments[tensor], inputs, ridge=ridge)
+        if (seen := round(float(moments[tensor][-1, -1]))) < len(inputs):
+            few.append(f"'{tensor}' ({seen} samples, {len(inputs)} unknowns)")
+        found_OD = fit(weight_OD, moments[tensor], inputs, ridge=ridge, name=f"'{tensor}'")
         with torch.no_grad():
             weight.copy_(found_OD[:, : weight[0].numel()].reshape(weight.shape))
             if old.bias is not None:
                 parameters[f"{tensor.removesuffix('.weight')}.bias"].copy_(found_OD[:, -1])
+    if few:
+        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        warnings.warn(
+            f"reconstruct: fewer samples than unknowns in {', '.join(few[:3])}{more}: give more images or samples.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return fitted
 
 
-def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6) -> Tensor:
+def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6, name: str = "a layer") -> Tensor:
     """W' (O, len(keep)) float64: what comes nearest to W x from the inputs x[keep] alone, in the least-squares sense.
 
-    weight_OD: over all D inputs of `gram_DD`, a bias in the last column (0 when there is none).
+    weight_OD: over all D inputs of `gram_DD`, a bias in the last column (0 when there is none). name:
+    whose inputs these are, for the message. Raises InputError for a negative ridge, ScoreError when it is too small.
     """
     if ridge < 0:
         raise InputError(f"ridge is {ridge}; it must not be negative.")
@@ -77,7 +89,9 @@ def fit(weight_OD: Tensor, gram_DD: Tensor, keep: Tensor, *, ridge: float = 1e-6
     weight = ridge * gram_DD.diagonal().mean() + 1e-300
     factor, failed = torch.linalg.cholesky_ex(left_KK + weight * torch.eye(len(keep), dtype=torch.float64))
     if failed:
-        raise ScoreError("the kept inputs depend on each other to rounding; give a larger ridge, such as 1e-6.")
+        raise ScoreError(
+            f"the inputs that {name} keeps depend on each other to rounding; give a larger ridge, such as 1e-6."
+        )
     return torch.cholesky_solve(right_KO, factor).T
 
 

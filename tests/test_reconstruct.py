@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -122,11 +123,25 @@ def test_error_measures_and_ridge_helps_where_data_are_few() -> None:
     weight = torch.cat([net.b.weight.flatten(1), net.b.bias[:, None]], 1).detach()
     assert error(weight, weight, gram) == 0 and error(weight, 0 * weight, gram) == pytest.approx(1)
     few = torch.ones(4, 4, dtype=torch.float64)  # one sample: the inputs cannot be told apart
-    with pytest.raises(ScoreError, match="larger ridge"):
-        fit(torch.ones(2, 4), few, torch.tensor([0, 1]), ridge=0.0)
+    with pytest.raises(ScoreError, match="inputs that 'fc' keeps depend .* larger ridge"):
+        fit(torch.ones(2, 4), few, torch.tensor([0, 1]), ridge=0.0, name="'fc'")
     assert fit(torch.ones(2, 4), few, torch.tensor([0, 1])) == pytest.approx(torch.full((2, 2), 2.0), rel=1e-4)
     with pytest.raises(InputError, match="ridge"):
         fit(torch.ones(2, 4), few, torch.tensor([0]), ridge=-1.0)
+
+
+def test_too_few_samples_are_said() -> None:
+    net = Net().eval()
+    groups = find_groups(net, X[:1])
+    plan = plan_of(groups, a=(0, 1, 2, 3), b=(0, 1))
+    small = prune(net, groups, plan)
+    with pytest.warns(RuntimeWarning, match=r"fewer samples than unknowns in 'b.weight' \(32 samples, 37 unknowns\)"):
+        reconstruct(net, small, groups, plan, BATCHES, samples=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reconstruct(net, small, groups, plan, BATCHES, samples=5)
+    with pytest.raises(ScoreError, match="inputs that 'b.weight' keeps"):
+        reconstruct(net, small, groups, plan, [(0 * X, 0)], ridge=0.0)
 
 
 def test_bad_input() -> None:

@@ -74,6 +74,7 @@ def search_plan(
     choose: Choice = "random",
     step: int = 1,
     samples: int = 10,
+    first: int = 0,
     **running: Any,
 ) -> Found:
     """The front of plans from error to cost, in one call; its parts are space, rebuilder, Fitness and search.
@@ -81,12 +82,12 @@ def search_plan(
     batches: (input, target) pairs to rebuild weights on. error(model): on other images. samples: outputs drawn from
     each image, at places that the images of a batch share, so prefer small batches; images times samples should be more
     than the inputs of the widest layer (channels times kernel positions), and a smaller map gives fewer samples. Where
-    they are not, a warning names the layers. running: how,
-    processes, checkpoint, quiet, on_generation of `search`. Raises as the parts do.
+    they are not, a warning names the layers. first: so many of a linear layer's are its first tokens (1: the class
+    token). running: how, processes, checkpoint, quiet, on_generation of `search`. Raises as the parts do.
 
     A plan of the result is the cut alone; its `small(worth.counts)` is the network that the error was measured on.
     """
     settings = settings or Settings()
     where = space(model, groups, choose=choose, step=step, seed=settings.seed)
-    ready = rebuilder(model, where, batches, samples=samples, seed=settings.seed)
+    ready = rebuilder(model, where, batches, samples=samples, first=first, seed=settings.seed)
     return search(Fitness(ready, error, cost), settings, **running)

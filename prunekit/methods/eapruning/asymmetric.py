@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunekit.errors import ScoreError
+from prunekit.methods.eapruning.doubts import Doubts
 from prunekit.methods.eapruning.rebuild import Rebuilder
 from prunekit.methods.eapruning.space import Counts
 from prunekit.observe import Batches
@@ -34,26 +35,30 @@ def asymmetric(
     batches: Batches | None,
     *,
     samples: int = 10,
+    first: int = 0,
     condition: float = 1e8,
     seed: int = 0,
 ) -> nn.Module:
     """The candidate cut to size, its layers fitted in the order in which they run.
 
-    batches: read again for every layer, so a list or a loader, no generator. Raises ScoreError without data, InputError
-    for samples that are no count.
+    batches: read again for every layer, so a list or a loader, no generator. samples, first, condition: as in
+    `rebuilder`, whose warnings it gives too. Raises ScoreError without data, InputError for samples or first that are
+    no counts.
     """
-    check_samples(samples)
+    check_samples(samples, first)
+    doubts = Doubts()
     model, groups = rebuilder.model, rebuilder.space.groups
     work = copy.deepcopy(rebuilder.masked(counts))
     chosen = dict(zip(rebuilder.space.names, counts, strict=True))
     with still(model, groups), still(work, groups), torch.no_grad():
         for path in _running_order(rebuilder, batches):
             layer, own = model.get_submodule(path), work.get_submodule(path)
-            rows = _Rows(path, model, work, samples, seed)
+            rows = _Rows(path, (model, work), (samples, first), seed)
             if _depthwise(layer):
                 own.weight.mul_(_factors(rows, batches, layer, own))  # type: ignore[operator]
             else:
-                _refit(rows, batches, rebuilder, chosen, condition)
+                _refit(rows, batches, rebuilder, chosen, condition, doubts)
+    doubts.warn()
     return rebuilder.shrunk(work, counts)
 
 
@@ -77,8 +82,8 @@ def _running_order(rebuilder: Rebuilder, batches: Batches | None) -> list[str]:
 class _Rows:
     """What a layer reads in both networks, at the same places: see(x_SD, x_hat_SD)."""
 
-    def __init__(self, path: str, model: nn.Module, work: nn.Module, samples: int, seed: int) -> None:
-        self.path, self.models, self.samples, self.seed = path, (model, work), samples, seed
+    def __init__(self, path: str, models: tuple[nn.Module, nn.Module], few: tuple[int, int], seed: int) -> None:
+        self.path, self.models, self.few, self.seed = path, models, few, seed
 
     def each(self, batches: Batches | None, see: Callable[[Tensor, Tensor], None]) -> None:
         """Over all batches, float64."""
@@ -88,9 +93,10 @@ class _Rows:
 
     def _read(self, model: nn.Module, x: Any, draw: torch.Generator) -> Tensor:
         found: list[Tensor] = []
+        samples, first = self.few
 
         def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-            found.append(patches(layer, args[0], self.samples, draw).double())
+            found.append(patches(layer, args[0], samples, draw, first=first).double())
 
         handle = model.get_submodule(self.path).register_forward_pre_hook(hook)
         try:
@@ -101,16 +107,23 @@ class _Rows:
 
 
 def _refit(
-    rows: _Rows, batches: Batches | None, rebuilder: Rebuilder, chosen: dict[str, int], condition: float
+    rows: _Rows,
+    batches: Batches | None,
+    rebuilder: Rebuilder,
+    chosen: dict[str, int],
+    condition: float,
+    doubts: Doubts,
 ) -> None:
     """Set the layer's weights in the cut network."""
     name = f"{rows.path}.weight"
     layer, own = (model.get_submodule(rows.path) for model in rows.models)
     assert isinstance(layer, (nn.Linear, nn.Conv2d)) and isinstance(own, (nn.Linear, nn.Conv2d))
     target_OD, keep = with_bias(layer).to(layer.weight.device), rebuilder.solvers[name].keep(chosen)
-    sums = [torch.zeros(0)] * 2
+    sums, seen = [torch.zeros(0)] * 2, 0
 
     def see(x_SD: Tensor, hat_SD: Tensor) -> None:
+        nonlocal seen
+        seen += len(x_SD)
         y_SO = F.pad(x_SD, (0, 1), value=1.0) @ target_OD.T
         hat_Sn = F.pad(hat_SD, (0, 1), value=1.0)[:, keep]
         for n, part in enumerate((hat_Sn.T @ hat_Sn, hat_Sn.T @ y_SO)):
@@ -119,7 +132,9 @@ def _refit(
     rows.each(batches, see)
     if not all(torch.isfinite(part).all() for part in sums):
         raise ScoreError(f"what '{rows.path}' reads or gives holds nan or inf: are there such inputs or weights?")
-    factor, _, _ = solvable(sums[0], condition=condition, name=f"'{rows.path}'")
+    factor, _, found = solvable(sums[0], condition=condition, name=f"'{rows.path}'")
+    dead = int((sums[0].diagonal() == 0).sum())
+    doubts.add(name, samples=seen, unknowns=len(keep), dead=dead, condition=found)
     weight_OD = torch.zeros_like(target_OD, device="cpu")
     weight_OD[:, keep] = torch.cholesky_solve(sums[1], factor).T
     weight_OD = rebuilder.zeroed(name, weight_OD, chosen)

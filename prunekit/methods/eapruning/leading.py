@@ -117,15 +117,16 @@ def solver(
     gram_DD: Tensor,
     *,
     condition: float = 1e8,
+    name: str = "a layer",
 ) -> Solver:
     """reads: group -> (U, K), the layer's input channels that each unit has. order: group -> units, the first stays
-    longest. gram_DD: of the layer's inputs, the one last (observe.grams). condition: see reconstruct.solvable.
+    longest. gram_DD: of the layer's inputs, the one last (observe.grams). condition, name: see reconstruct.solvable.
     """
     weight_OD, places = with_bias(layer), layer.weight[0, 0].numel()
     units = {}
-    for name, index_UK in reads.items():
-        ordered_UK = index_UK[torch.tensor(order[name])]
-        units[name] = (ordered_UK[..., None] * places + torch.arange(places)).flatten(1)
+    for group, index_UK in reads.items():
+        ordered_UK = index_UK[torch.tensor(order[group])]
+        units[group] = (ordered_UK[..., None] * places + torch.arange(places)).flatten(1)
     free = torch.ones(len(gram_DD), dtype=torch.bool)
     for index_UE in units.values():
         free[index_UE.flatten()] = False
@@ -133,17 +134,17 @@ def solver(
     always = free.nonzero().flatten()
     if len(units) > 1:
         used = torch.cat([always, *(index_UE.flatten() for index_UE in units.values())])
-        _, ridge, found = solvable(gram_DD[used][:, used], condition=condition)
+        _, ridge, found = solvable(gram_DD[used][:, used], condition=condition, name=name)
         return Several(always, units, gram_DD, weight_OD, ridge, found)
-    ((name, index_UE),) = units.items()
+    ((group, index_UE),) = units.items()
     inputs = torch.cat([always, index_UE.flatten()])
     ordered_DD = gram_DD[inputs][:, inputs]
-    factor_DD, ridge, found = solvable(ordered_DD, condition=condition)
+    factor_DD, ridge, found = solvable(ordered_DD, condition=condition, name=name)
     right_DO = ordered_DD @ weight_OD[:, inputs].T
     half_DO = torch.linalg.solve_triangular(factor_DD, right_DO, upper=False)
     wide_DO = torch.zeros(weight_OD.shape[::-1], dtype=torch.float64)
     wide_DO[: len(half_DO)] = half_DO  # without a bias the last row stays 0
-    return Leading(name, inputs, len(always), index_UE.shape[1], factor_DD, wide_DO, ridge, found)
+    return Leading(group, inputs, len(always), index_UE.shape[1], factor_DD, wide_DO, ridge, found)
 
 
 class Memory:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunekit.errors import ScoreError
+from prunekit.methods.eapruning.doubts import Doubts, some, warn
 from prunekit.methods.eapruning.leading import Memory, Solver, solver
 from prunekit.methods.eapruning.space import Counts, Space
 from prunekit.observe import Batches, grams
@@ -32,7 +32,7 @@ CACHE = 256 * 2**20  # bytes of fitted weights that are kept for later candidate
 
 class Rebuilder:
     """What `rebuilder` makes. masked(counts) and small(counts) give candidates; the model it was made for is not
-    changed. solvers: weight name -> its least squares; layers: how well each could be solved.
+    changed. solvers: weight name -> its least squares, which says how well it could be solved in condition and ridge.
     """
 
     def __init__(self, model: nn.Module, space: Space, solvers: dict[str, Solver]) -> None:
@@ -148,6 +148,10 @@ def rebuilder(
     or has fewer samples than unknowns (the ridge keeps the solution small there), and of layers that read what may
     shrink and cannot be rebuilt. Raises ScoreError without data and for inputs that are not finite, InputError for
     samples or first that are no counts.
+
+    Memory, for D inputs a layer: 8 D^2 bytes of its matrix while it is gathered, with at most 1,024 samples that wait;
+    then as much for the factor, which takes the matrix's place, and D times the outputs for the right side. ResNet-50:
+    0.9 GiB and 0.2 GiB, then 1.1 GiB in all, which stay (`bytes`).
     """
     reads = _reads(model, space)
     if not reads:
@@ -155,25 +159,23 @@ def rebuilder(
     moments = grams(model, space.groups, reads, batches, method="eapruning", samples=samples, first=first, seed=seed)
     readers = dict.fromkeys(member.tensor for group in space.groups.values() for member in group.consumers())
     if left := [f"'{name}'" for name in readers if name not in reads]:
-        _warn(
-            f"no least squares for {_some(left)}, left as cut: no plain convolution or linear layer that runs by itself"
+        warn(
+            f"no least squares for {some(left)}, left as cut: no plain convolution or linear layer that runs by itself"
         )
-    solvers, singular, few = {}, [], []
+    solvers, doubts = {}, Doubts()
     for name, inputs in reads.items():
         layer = layer_of(model, name)
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
         gram_DD = moments.pop(name)  # the factor takes its place
-        seen, unknown = round(float(gram_DD[-1, -1])), len(gram_DD) - (layer.bias is None)
-        solvers[name] = solver(layer, inputs, space.order, gram_DD, condition=condition)
-        if solvers[name].condition == float("inf") or solvers[name].condition > 1e15:
-            dead = int((gram_DD.diagonal() == 0).sum())
-            singular.append(f"'{name}'" + (f" ({dead} of {unknown} inputs are always 0)" if dead else ""))
-        if seen < unknown:
-            few.append(f"'{name}' ({seen} samples, {unknown} unknowns)")
-    if few:
-        _warn(f"fewer samples than unknowns in {_some(few)}: give more images or samples. A ridge is used meanwhile")
-    if singular := [text for text in singular if text.split()[0] not in {each.split()[0] for each in few}]:
-        _warn(f"the Gram matrix of {_some(singular)} is singular to rounding; a ridge is used there")
+        solvers[name] = solver(layer, inputs, space.order, gram_DD, condition=condition, name=f"'{name}'")
+        doubts.add(
+            name,
+            samples=round(float(gram_DD[-1, -1])),
+            unknowns=len(gram_DD) - (layer.bias is None),
+            dead=int((gram_DD.diagonal() == 0).sum()),
+            condition=solvers[name].condition,
+        )
+    doubts.warn()
     return Rebuilder(model, space, solvers)
 
 
@@ -206,11 +208,3 @@ def _zeroed_members(space: Space, solvers: dict[str, Solver]) -> dict[str, list[
 
 def _bias(weight: str) -> str:
     return weight.removesuffix("weight") + "bias"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(f"eapruning: {text}.", RuntimeWarning, stacklevel=3)

@@ -19,6 +19,8 @@ from candidates import BATCHES, IMAGES, cnn, groups_of, leaky, ready, vit
 from prunekit.core import PruningPlan
 from prunekit.errors import InputError, PlanError, ScoreError
 from prunekit.methods import eapruning
+from prunekit.methods.eapruning import leading
+from prunekit.methods.eapruning.asymmetric import _Rows as asymmetric_rows
 from prunekit.models.topformer.network import Attention
 from prunekit.observe import grams
 from prunekit.observe.grams import patches
@@ -334,6 +336,26 @@ def test_singular_and_too_few_samples_are_said_and_survived() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ready(cnn())
+    nowhere = torch.full((11, 11), torch.nan).double()
+    with pytest.raises(ScoreError, match="what 'back.weight' reads cannot be factored"):
+        reads = {"inner": torch.arange(10)[:, None]}
+        leading.solver(model.back, reads, space.order, nowhere, name="'back.weight'")
+
+
+def test_asymmetric_says_so_too() -> None:
+    model = cnn()
+    ours = ready(model)
+    halves = tuple(-(-size // 2) for size in ours.space.whole)
+    with pytest.warns(RuntimeWarning, match=r"fewer samples .*'inner.weight' \(24 samples, 37 unknowns"):
+        few = eapruning.asymmetric(ours, halves, BATCHES, samples=1)
+    assert torch.isfinite(few(IMAGES)).all()
+    gone = ours.space.order["inner"][0]  # it stays longest, and says nothing
+    with torch.no_grad():
+        model.inner.weight[gone], model.inner.bias[gone] = 0, 0
+    with pytest.warns(RuntimeWarning, match="is singular"):
+        dead = ready(model)
+    with pytest.warns(RuntimeWarning, match=r"Gram matrix of 'back.weight' \(1 of 5 inputs are always 0\) is singular"):
+        eapruning.asymmetric(dead, halves, BATCHES, samples=10**6)
 
 
 def test_bad_input() -> None:
@@ -409,5 +431,12 @@ def test_class_tokens_are_always_among_the_samples() -> None:
     gram = grams(model, groups, ["blocks.1.mlp.fc2.weight"], BATCHES, method="test", samples=1, first=1)
     tokens = torch.cat(seen).detach()
     torch.testing.assert_close(gram["blocks.1.mlp.fc2.weight"][:-1, :-1], tokens.T @ tokens)
+    settings, error = eapruning.Settings(4, 2, 1), eapruning.Misclassified(IMAGES, torch.zeros(24).long())
+    quick = {"settings": settings, "samples": 5, "quiet": True}
+    without, given = (eapruning.search_plan(model, groups, BATCHES, error, first=n, **quick) for n in (0, 1))
+    assert without.fitness.rebuilder.describe() != given.fitness.rebuilder.describe()
+    rows, read = asymmetric_rows("blocks.1.mlp.fc2", (model, model), (1, 1), 0), []
+    rows.each(BATCHES, lambda x_SD, hat_SD: read.append(x_SD))
+    torch.testing.assert_close(torch.cat(read), tokens[: len(IMAGES)])
     more = grams(model, groups, ["blocks.1.mlp.fc2.weight"], BATCHES, method="test", samples=5, first=1)
     assert round(float(more["blocks.1.mlp.fc2.weight"][-1, -1])) == 5 * len(IMAGES)
