@@ -22,7 +22,9 @@ from prunekit.course.experiments import READERS
 from prunekit.errors import InputError
 from prunekit.methods.bilevel import MaskConfig
 from prunekit.models.deeplab import deeplabv3_mini
+from prunekit.plan import Limits
 
+CITY_DEEPLAB = ("cityscapes-deeplab", "DeepLabV3+ MobileNetV2")
 TARGETS = {  # preset -> the paper's table, the row with the MACs that it starts from, the row that it ends at
     "ade20k": ("ade20k", "TopFormer-Base", "Ours-Small"),
     "ade20k-tiny": ("ade20k", "TopFormer-Base", "Ours-Tiny"),
@@ -30,12 +32,14 @@ TARGETS = {  # preset -> the paper's table, the row with the MACs that it starts
     "cityscapes-tiny": ("cityscapes", "Ours-Base", "Ours-Tiny"),
     "voc": ("voc", "TopFormer-Base", "Ours-Small"),
     "voc-tiny": ("voc", "TopFormer-Base", "Ours-Tiny"),
-    "cityscapes-deeplab": ("cityscapes-deeplab", "DeepLabV3+ MobileNetV2", "Ours-Small-DeepLab"),
+    "cityscapes-deeplab": (*CITY_DEEPLAB, "Ours-Small-DeepLab"),
+    "cityscapes-deeplab-base": (*CITY_DEEPLAB, "Ours-Base-DeepLab"),
 }
+BASES = ("ade20k-base", "cityscapes-base", "voc-base")  # their start is ours: the paper does not name it
 
 
 def test_every_full_preset_has_a_target_in_the_paper() -> None:
-    assert set(TARGETS) == set(BILEVEL["full"])
+    assert {*TARGETS, *BASES} == set(BILEVEL["full"])
     for ade, city in zip(PAPER["ade20k"][-3:], PAPER["cityscapes"][-3:], strict=True):
         assert (ade.name, 2 * ade.macs) == (city.name, city.macs)
 
@@ -52,6 +56,18 @@ def test_full_scale_goes_to_the_papers_network(name: str) -> None:
         1e9 * rows[start].macs, rel=0.12
     )  # its own count of VOC is that of ADE20K, with 150 classes
     assert preset.dataset in READERS and preset.masks.implicit
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_base_presets_go_from_a_wider_network_to_the_macs_of_topformer_base(name: str) -> None:
+    preset, plain = preset_of("full", name), preset_of("full", name.removesuffix("-base"))
+    assert replace(preset, model=plain.model, macs_ratio=plain.macs_ratio) == plain
+    with torch.device("meta"):
+        x, classes = torch.zeros(1, 3, *preset.size), len(READERS[preset.dataset][0].CLASSES)
+        wide, base = (
+            pk.profiling.count_macs(MODELS[each](classes).eval(), x) for each in ("topformer_wide", "topformer_base")
+        )
+    assert (1 - preset.macs_ratio) * wide == pytest.approx(base, rel=0.02)
 
 
 def test_overrides_reach_every_training_and_the_masks() -> None:
@@ -98,6 +114,7 @@ def test_the_command_searches_resumes_and_records(
     assert again.seconds == entry.seconds and again.metrics == entry.metrics
     search = json.loads((folder / "search.json").read_text())
     assert search.items() <= entry.metrics.items() and search["search_peak_bytes"] > 1e6
+    assert search["held_open"] == {}
     assert cli.main(command(root, out, "--beta", "5")) == 2
     assert "beta=25" in capsys.readouterr().err
     for method in ("regrow", "eagleeye", "eagleeye"):
@@ -112,13 +129,16 @@ def test_the_command_has_an_option_for_every_setting_of_the_masks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = "--tau 0.3 --mask-lr 0.1 --inner-steps 4 --ramp 0.2 --no-relative --no-implicit --beta 2 --lam 3".split()
+    given += "--candidates 7 --min-keep 3 --round-to 4".split()
     seen = []
-    monkeypatch.setattr("prunekit.course.bilevel.run", lambda preset, **_: seen.append(preset.masks))
+    monkeypatch.setattr("prunekit.course.bilevel.run", lambda preset, **_: seen.append(preset))
     assert cli.main(command(tmp_path, tmp_path / "out", *given)) == 0
-    assert seen == [
+    assert [each.masks for each in seen] == [
         MaskConfig(threshold=0.3, lr=0.1, inner_steps=4, beta=2, lam=3, relative=False, implicit=False, ramp=0.2)
     ]
     assert len(MaskConfig.__dataclass_fields__) == 8  # all of them
+    assert seen[0].candidates == 7 and seen[0].limits() == Limits(round_to=4, min_keep=3)
+    assert cli.main(command(tmp_path, tmp_path / "out", "--min-keep", "0")) == 2
 
 
 def test_where_the_data_are_must_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,24 @@ def test_a_noisy_third_method_changes_no_verdict(relation: str):
     assert Need("a", ">", "b").holds(noisy)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "held"), [((11.0, 11.1, 11.2), True), ((11.0, 12.0, 13.0), False), ((13.0,) * 3, False)]
+)
+def test_a_cost_is_judged_by_its_own_metric_and_noise_never_helps(seconds: tuple[float, ...], held: bool):
+    for method, mious, costs in (("js", (0.70, 0.71, 0.72), seconds), ("dot", (0.60, 0.61, 0.62), (10.0, 10.1, 10.2))):
+        for seed, (miou, cost) in enumerate(zip(mious, costs, strict=True)):
+            metrics = {"miou": miou, "seconds": cost}
+            ledger.record("S2", method=method, seed=seed, metrics=metrics, seconds=1, settings={"model": "mini"})
+    cheap = Need("js", "<=", "dot", metric="seconds", times=1.18)
+    (found,) = outcomes(Claim("S2", "says", "Table 9", needs=(*CLAIM.needs, cheap)), ledger.load())
+    assert (cheap in found.held) is held and CLAIM.needs[0] in found.held and str(cheap) == "js <= 1.18 × dot (seconds)"
+    assert found.values["js"] == (0.70, 0.71, 0.72)
+    (found,) = outcomes(
+        Claim("S2", "says", "Table 9", needs=(Need("js", "<=", "dot", metric="minutes"),)), ledger.load()
+    )
+    assert found.word == "open"
+
+
 def test_a_claim_that_holds_in_part_says_in_which():
     put("js", 0.70, 0.71, 0.72)
     put("dot", 0.60, 0.61, 0.62)
@@ -94,7 +112,7 @@ def test_every_claim_has_its_own_id_and_asks_only_for_relations():
     assert len({claim.id for claim in every}) == len(every)
     assert {re.sub(r"\d", "", claim.id) for claim in every} == {"S", "M", "B", "D", "E"}
     for claim in every:
-        assert all(need.relation in (">", ">=", "=") and need.left != need.right for need in claim.needs)
+        assert all(need.relation in (">", ">=", "=", "<=") and need.left != need.right for need in claim.needs)
 
 
 def test_an_unknown_claim_is_named_with_its_neighbour():

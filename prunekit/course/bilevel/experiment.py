@@ -35,7 +35,7 @@ from prunekit.methods import bilevel, eagleeye, l1, regrow, slimming
 from prunekit.methods.bilevel.history import COLUMNS
 from prunekit.metrics import evaluate
 from prunekit.models import zoo
-from prunekit.plan import Limits, budget_plan
+from prunekit.plan import budget_plan
 from prunekit.profiling import watch_peak
 from prunekit.progressive.store import Store, identity
 from prunekit.surgery import Certificate, check_equivalence, find_groups, prune, save_pruned
@@ -95,6 +95,8 @@ def _run(
         bilevel.MaskConfig,
         method=preset.method,
         round_to=preset.round_to,
+        min_keep=preset.min_keep,
+        candidates=preset.candidates,
         batch=preset.tune.batch,
         **asdict(preset.masks),
     )
@@ -109,8 +111,9 @@ def _run(
         return store.once(name, lambda: json.dumps(look(network)), json.loads)
 
     groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=own_device()))
-    limits = Limits(round_to=preset.round_to)
-    bilevel.Masks(groups, preset.macs_ratio, preset.search.steps, preset.masks, limits=limits)  # refuses it now
+    bilevel.Masks(
+        groups, preset.macs_ratio, preset.search.steps, preset.masks, limits=preset.limits()
+    )  # refuses it now
     if "pretrain" in stretches:
         model = train("pretrain", model, "dense")
     dense = measured("dense.json", model)
@@ -149,7 +152,7 @@ def _planned(
     """The network to prune, the plan, and what the search took. eagleeye and l1 train as long, unmasked, first."""
     folder, loader = store.folder, image_loader(task.train, preset.search.batch, workers=workers)
     common = {"loss_fn": task.loss, "checkpoint": folder / "search"}
-    sought = {"macs_ratio": preset.macs_ratio, "limits": Limits(round_to=preset.round_to)}
+    sought = {"macs_ratio": preset.macs_ratio, "limits": preset.limits()}
     if preset.method == "bilevel":
         found = bilevel.learn_plan(model, groups, loader, config, masks=preset.masks, **sought, **common)
         print(found, flush=True)
@@ -157,6 +160,7 @@ def _planned(
         store.once("history.json", lambda: json.dumps({"columns": COLUMNS, **asdict(found.history)}), json.loads)
         search = {"search_steps": found.steps, "search_seconds": found.seconds, "search_peak_bytes": found.peak_bytes}
         search |= {"macs_before_closing": found.closing.before, "moved_in_closing": found.closing.moved}
+        search["held_open"] = found.held_open
         search["returned"] = sum(len(units) for units in found.history.returned().values())
         return found.model, plan, store.once("search.json", lambda: json.dumps(search), json.loads)
     peak = watch_peak(own_device())
@@ -164,12 +168,11 @@ def _planned(
         if preset.method == "regrow":
             explorer = regrow.Explorer(groups, slimming.score, steps=config.steps, seed=config.seed, **sought)
             decided, model = regrow.learn_plan(model, explorer, loader, config, **common)
-            make = decided.to_json
+            plan = store.once("plan.json", decided.to_json, PruningPlan.from_json)
         else:
             model = finetune(model, loader, config, **common).model
             ranked = partial(_ranked, preset, model, groups, task, loader, sought, config.seed)
-            make = lambda: ranked().to_json()  # noqa: E731
-        plan = store.once("plan.json", make, PruningPlan.from_json)
+            plan = store.once("plan.json", lambda: ranked().to_json(), PruningPlan.from_json)
         search = {"search_steps": config.steps, "search_seconds": clock.total(), "search_peak_bytes": peak()}
         return model, plan, store.once("search.json", lambda: json.dumps(search), json.loads)
 
@@ -209,7 +212,9 @@ def _record(preset: Bilevel, metrics: dict[str, Any], *, scale: Scale, seed: int
         "image": list(preset.size),
         "macs_ratio": round(preset.macs_ratio, 6),
         "round_to": preset.round_to,
+        "min_keep": preset.min_keep,
         "steps": [preset.search.steps, preset.tune.steps],
         **({"masks": asdict(preset.masks)} if preset.method == "bilevel" else {}),
+        **({"candidates": preset.candidates} if preset.method == "eagleeye" else {}),
     }
     ledger.record(CLAIM, method=method, seed=seed, scale=scale, settings=settings, metrics=metrics, seconds=seconds)

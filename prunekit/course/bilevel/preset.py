@@ -3,9 +3,10 @@
 What of `full` is the paper's (Yang et al., CVPR 2023): networks, data sets, crops, the MACs of "Ours-Small", lambda 0.1
 and beta 0.01 (`MaskConfig(relative=False)`; in units it does not name, so the preset keeps ours). It is silent on the
 length of search and training: pre-training is TopFormer's own (Zhang et al., CVPR 2022), DeepLabV3+'s that of its
-paper; the search is an eighth of it, the rest our choice. Nor does it name the network that "Ours-Base" was cut from:
-it has the MACs of TopFormer-Base itself, so that one must be wider. Here everything starts at TopFormer-Base and goes
-to "Ours-Small", or with -tiny in a preset's name to "Ours-Tiny"; other starts are --model and --macs-ratio.
+paper; the search is an eighth of it, the rest our choice. A preset goes from TopFormer-Base to "Ours-Small", with -tiny
+in its name to "Ours-Tiny". "Ours-Base" has the MACs of TopFormer-Base itself, so it was cut from a wider network, which
+the paper does not name. With -base the start is `topformer_wide`, our guess: a quarter wider in every layer, and the
+end TopFormer-Base's MACs. Other starts are --model and --macs-ratio.
 
 What is removed is a share of TopFormer-Base's MACs as the paper counts them: 1.8 G on ADE20K and VOC. On Cityscapes we
 take twice that: the picture is twice as large, and the paper's own rows there are twice those of ADE20K. The 2.7 G that
@@ -27,11 +28,22 @@ from prunekit.errors import InputError
 from prunekit.methods.bilevel import MaskConfig
 from prunekit.models import zoo
 from prunekit.models.deeplab import deeplabv3plus
-from prunekit.models.topformer import topformer
+from prunekit.models.topformer import VARIANTS, TopFormer, topformer
+from prunekit.plan import Limits
 
 Method = Literal["bilevel", "regrow", "eagleeye", "l1"]
 
+
+def topformer_wide(classes: int) -> nn.Module:
+    """TopFormer-Base, every width and the heads times 5 / 4: half again its MACs."""
+    base = VARIANTS["base"]
+    blocks = tuple((kernel, expansion, 5 * width // 4, stride) for kernel, expansion, width, stride in base.blocks)
+    sizes = replace(base, blocks=blocks, heads=5 * base.heads // 4, width=5 * base.width // 4)
+    return TopFormer(sizes, classes, drop_path=0.1)
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "topformer_wide": topformer_wide,
     **{f"topformer_{variant}": partial(topformer, variant=variant) for variant in ("base", "small", "tiny")},
     "deeplabv3plus_mobilenetv2": partial(deeplabv3plus, backbone="mobilenetv2_100", lite=True),
 }
@@ -93,7 +105,7 @@ class Bilevel:
     """What `prunekit run bilevel` and the lesson read. size: (height, width) of a training crop, pixels. model: a key
     of MODELS, or a mini network of models/zoo.py. pretrain: None = the stored checkpoint. macs_ratio: fraction of the
     MACs to remove. method: what makes the plan; eagleeye and l1 get the search's steps as fine-tuning, eagleeye draws
-    `candidates` strategies. round_to: kept channels are a multiple of it. short_side: pictures are resized to it first.
+    `candidates` strategies. round_to, min_keep: see `Limits`. short_side: pictures are resized to it first.
     """
 
     dataset: str
@@ -107,7 +119,12 @@ class Bilevel:
     method: Method = "bilevel"
     candidates: int = 20
     round_to: int = 1
+    min_keep: int = 1
     short_side: int | None = None
+
+    def limits(self) -> Limits:
+        """What every group keeps, whatever chooses."""
+        return Limits(round_to=self.round_to, min_keep=self.min_keep)
 
 
 _MINI, _TOPFORMER = adamw(150, 16, 0.002), "topformer_base"
@@ -174,7 +191,11 @@ BILEVEL: dict[Scale, dict[str, Bilevel]] = {
 
 _FULL = BILEVEL["full"]
 # TopFormer-Base to "Ours-Tiny": MACs as the paper counts them
-_FULL |= {f"{name}-tiny": replace(_FULL[name], macs_ratio=1 - 0.7 / 1.8) for name in ("ade20k", "cityscapes", "voc")}
+_TOPFORMERS = ("ade20k", "cityscapes", "voc")
+_FULL |= {f"{name}-tiny": replace(_FULL[name], macs_ratio=1 - 0.7 / 1.8) for name in _TOPFORMERS}
+# a third less than `topformer_wide` is TopFormer-Base's work, which "Ours-Base" has
+_FULL |= {f"{name}-base": replace(_FULL[name], model="topformer_wide", macs_ratio=1 / 3) for name in _TOPFORMERS}
+_FULL |= {"cityscapes-deeplab-base": replace(_FULL["cityscapes-deeplab"], macs_ratio=1 - 7.6 / 9.5)}
 
 
 def preset_of(scale: Scale, name: str | None = None) -> Bilevel:

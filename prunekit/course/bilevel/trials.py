@@ -27,7 +27,7 @@ from prunekit.course.tasks import load_task
 from prunekit.methods.bilevel import MaskConfig
 
 MOBILENET = "deeplabv3plus_mini"
-# 30 steps of masks at 0.1 move as far as the library's 150 at 0.02
+# 30 steps of masks at 0.1 move as far as the mini preset's 150 at 0.02
 BUDGET = Budget(search=30, tune=15, batch=8, lr=0.002, mask_lr=0.1)
 RIVALS = ("bilevel", "regrow", "eagleeye", "l1")
 OURS, MOBILE = Way("bilevel"), Way("bilevel", MOBILENET, ratio=0.55)

@@ -6,7 +6,7 @@ A claim is held to what it needs: relations between the means of two methods ove
 (scale, network, ratio, planner) for itself.
 
     a > b    a is better, by more than the seeds       a >= b   a is not worse by more than a point of mIoU
-    a = b    the two differ by a point at most
+    a = b    the two differ by a point at most         a <= b   a costs no more than b, whatever the seeds
 
 reproduced: all are shown. partly: some are. not reproduced: none is. open: a method has fewer than three seeds.
 Only the papers' own numbers are typed here. Not reproduced at mini scale does not mean wrong at the paper's.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from prunekit.course import verdict
 from prunekit.course.ledger import ENOUGH_SEEDS, Record
 
-Relation = Literal[">", ">=", "="]
+Relation = Literal[">", ">=", "=", "<="]
 Word = Literal["reproduced", "partly", "not reproduced", "open"]
 POINT = 0.01  # what two methods may differ by and still count as equal: one point of mIoU
 
@@ -23,25 +23,32 @@ class Need:
         >    gap > margin                  better, and not by the seeds
         >=   gap - margin >= -POINT        worse by a point at most, even if the seeds were unlucky
         =    |gap| + margin <= POINT       a point apart at most, even then
+        <=   gap + margin <= 0             no more than it, even then: for costs
 
     So noise never helps a claim. A third method's noise does not count. right: a method, or a number that the paper
-    prints, without spread.
+    prints, without spread. metric: of these two, "" = the claim's. times: what the right one counts.
     """
 
     left: str
     relation: Relation
     right: str | float
+    metric: str = ""
+    times: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.left} {self.relation} {self.right}"
+        times = "" if self.times == 1 else f"{self.times:g} × "
+        return f"{self.left} {self.relation} {times}{self.right}{self.metric and f' ({self.metric})'}"
 
     def holds(self, values: Mapping[str, Sequence[float]]) -> bool:
         """values: method -> metric, one a seed, three at least."""
         ours, other = values[self.left], str(self.right)
-        pair = {self.left: ours, other: values[self.right] if isinstance(self.right, str) else [self.right] * len(ours)}
+        right = values[self.right] if isinstance(self.right, str) else [self.right] * len(ours)
+        pair = {self.left: ours, other: [self.times * value for value in right]}
         gap, margin, _ = verdict.judge(pair, other)[self.left]
         if self.relation == ">":
             return gap > margin
+        if self.relation == "<=":
+            return gap + margin <= 0
         return gap - margin >= -POINT if self.relation == ">=" else abs(gap) + margin <= POINT
 
 
@@ -86,21 +93,35 @@ def outcomes(claim: Claim, records: Iterable[Record]) -> list[Outcome]:
     mine = [entry for entry in records if entry.claim == claim.id]
     found = []
     for runs in verdict.comparisons(mine).values():
-        by_method: dict[str, dict[int, float]] = {}
-        for entry in runs:
-            if (value := entry.metrics.get(claim.metric)) is not None:
-                by_method.setdefault(entry.method, {})[entry.seed] = float(value)
-        values = {method: tuple(by_seed.values()) for method, by_seed in by_method.items()}
+        metrics = {claim.metric, *(need.metric or claim.metric for need in claim.needs)}
+        values = {metric: _by_method(runs, metric) for metric in metrics}
         found.append(_judged(claim, {"scale": runs[0].scale, **runs[0].settings}, values))
     return found
 
 
-def _judged(claim: Claim, settings: Mapping[str, Any], values: Mapping[str, tuple[float, ...]]) -> Outcome:
-    asked = {method for need in claim.needs for method in (need.left, need.right) if isinstance(method, str)}
-    if not claim.needs or any(len(values.get(method, ())) < ENOUGH_SEEDS for method in asked):
+def _by_method(runs: Iterable[Record], metric: str) -> dict[str, tuple[float, ...]]:
+    """Method -> the metric, one a seed, of those that have it."""
+    found: dict[str, dict[int, float]] = {}
+    for entry in runs:
+        if (value := entry.metrics.get(metric)) is not None:
+            found.setdefault(entry.method, {})[entry.seed] = float(value)
+    return {method: tuple(by_seed.values()) for method, by_seed in found.items()}
+
+
+def _judged(
+    claim: Claim, settings: Mapping[str, Any], by_metric: Mapping[str, Mapping[str, tuple[float, ...]]]
+) -> Outcome:
+    values = by_metric[claim.metric]
+    asked = {
+        (need.metric or claim.metric, method)
+        for need in claim.needs
+        for method in (need.left, need.right)
+        if isinstance(method, str)
+    }
+    if not claim.needs or any(len(by_metric[metric].get(method, ())) < ENOUGH_SEEDS for metric, method in asked):
         return Outcome(settings, values, (), (), "open")
     held, broken = [], []
     for need in claim.needs:
-        (held if need.holds(values) else broken).append(need)
+        (held if need.holds(by_metric[need.metric or claim.metric]) else broken).append(need)
     word: Word = "reproduced" if not broken else "partly" if held else "not reproduced"
     return Outcome(settings, values, tuple(held), tuple(broken), word)

@@ -24,6 +24,8 @@ def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.Argume
     parser.add_argument("--mask-lr", dest="lr", type=float, help="learning rate of the masks")
     parser.add_argument("--inner-steps", type=int, help="weight steps to one step of the masks")
     parser.add_argument("--ramp", type=float, help="share of the search in which the target comes down")
+    parser.add_argument("--candidates", type=int, help="strategies that eagleeye draws")
+    parser.add_argument("--min-keep", type=int, help="channels that stay in each layer at least")
     add_rounding(parser)
     add_training(parser, precisions=("no", "bf16"))
     return parser
@@ -34,6 +36,6 @@ def run_with(args: argparse.Namespace) -> None:
     from prunekit.course.bilevel import override, preset_of, run
 
     masks = ("implicit", "beta", "lam", "relative", "threshold", "lr", "inner_steps", "ramp")
-    names = ("method", "model", "macs_ratio", "round_to", *masks)
+    names = ("method", "model", "macs_ratio", "candidates", "min_keep", "round_to", *masks)
     preset, same = asked(args, names, preset_of, override)
     run(preset, root=args.root, **same)

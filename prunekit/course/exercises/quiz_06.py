@@ -56,10 +56,10 @@ QUIZ = (
     Question(
         "The total pointed nearly the right way although its implicit part was wrong. What does that show?",
         (
-            Choice("The approximation is accurate after all.", "Its part was not; another one hid it."),
+            Choice("The approximation is accurate after all.", "Its part was not; the direct term hid it."),
             Choice(
-                "The direct term was larger, so a check of the total says little about the implicit part.",
-                "Yes. Look at the parts, and at signs unit by unit.",
+                "Little about the part: at the best weights it is a second copy of the direct term.",
+                "Yes. Added, it doubles the direct term and cannot turn it. Look at the parts.",
                 right=True,
             ),
             Choice("The Hessian is always small.", "It was what turned the implicit part around."),

@@ -13,21 +13,22 @@ included (the paper puts a depth-wise layer behind the convolution, from where a
 
 Differs: MACs count surviving inputs too and are relative to the dense ones. beta and lambda are by default relative to
 the size of the direct term, and the target comes down over the first part of the search: with a raw beta of 30 and the
-target there at once, all masks of a network closed within a few steps. The ridge |w|^2 / (2 lambda) stays in the
+target there at once, all masks of a network closed within a few steps and stayed so. (Nearly all close once even with
+the ramp; they come back.) The ridge |w|^2 / (2 lambda) stays in the
 derivation: at the paper's lambda 0.1 it would be a weight decay of 10. s starts at 1 and stays in [0, 1.5], moved by
 Adam; the paper does not say. A closing step brings the plan to the target, and says how many units it moved. The square
 is summed over the weights that make a unit, and over those alone: the paper masks every convolution, here a depth-wise
 one shares the mask of the layer before it. Its kernels and the scales of a norm pass the unit on and are scaled by b as
 well, so the derivation has a square for them too; without them lambda means the same for a layer with and without such
-followers, and it is how the ledger's searches were made.
+followers.
 
     found = bilevel.learn_plan(model, groups, loader, TrainConfig(steps=150, ...), macs_ratio=0.5)
     small = prune(found.model, groups, found.plan)
 
 Groups that are not exact (a residual stream through LayerNorm) are masked where they are read, the norm sees them all.
 
-Files, in reading order: mask (the step), cost (MACs of a mask), hypergradient (the three terms), history (flips), masks
-(the second level, while finetune trains), closing (from masks to a plan).
+Files, in reading order: mask (the step), cost (MACs of a mask), hypergradient (the three terms), history (flips),
+config (how masks move), masks (the second level, while finetune trains), closing (from masks to a plan).
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ from prunekit.core import Groups, PruningPlan, Scores
 from prunekit.errors import InputError
 from prunekit.gates import Gated
 from prunekit.methods.bilevel.closing import Closing, close
+from prunekit.methods.bilevel.config import MaskConfig
 from prunekit.methods.bilevel.history import History
 from prunekit.methods.bilevel.mask import straight_through
-from prunekit.methods.bilevel.masks import MaskConfig, Masks
+from prunekit.methods.bilevel.masks import Masks
 from prunekit.plan import Limits
 from prunekit.train import TrainConfig, finetune, segmentation_loss, valid_labels
 
@@ -56,7 +58,8 @@ __all__ = ["Closing", "History", "Learned", "MaskConfig", "Masks", "learn_plan",
 @dataclass(frozen=True)
 class Learned:
     """What a search found. model: the network with the weights it learned meanwhile, whole, eval mode: prune this one.
-    scores: s, higher = keep. held_open: group -> units that only the limits keep. steps, seconds, peak_bytes: what it
+    scores: s, higher = keep. held_open: group -> units that only the limits kept open when the search ended, before the
+    closing step. steps, seconds, peak_bytes: what it
     cost, over all starts; peak_bytes: of the device that trained, see `watch_peak`. too_short: why masks could hardly
     close, "" when they could.
     """
@@ -76,7 +79,8 @@ class Learned:
         back = sum(len(units) for units in self.history.returned().values())
         lines = [f"{self.steps} steps, {self.seconds:.0f} s; {self.closing}; {back} units came back"]
         lines += [f"too short a search: {self.too_short}."] if self.too_short else []
-        lines += [f"the limits hold {count} units of '{name}' open" for name, count in self.held_open.items()]
+        held = self.held_open.items()
+        lines += [f"at its end only the limits held {count} units of '{name}' open" for name, count in held]
         return "\n".join(lines)
 
 
@@ -102,8 +106,7 @@ def learn_plan(
     for a gradient that is not finite, CheckpointError for a folder of another search, InputError. Warns when the search
     is too short for masks to close.
     """
-    if config.mixed_precision == "fp16" or config.ema is not None:
-        raise InputError("masks need gradients without a loss scale and weights of their own: use bf16, and ema=None.")
+    _check(config, loss_fn)
     watcher = Masks(groups, macs_ratio, config.steps, MaskConfig() if masks is None else masks, limits=limits)
     too_short = watcher.config.too_short(config.steps)
     if too_short:
@@ -136,3 +139,14 @@ def learn_scores(
 ) -> Scores:
     """s of every unit, (U,), for a planner of your own. Arguments and errors as for `learn_plan`."""
     return learn_plan(model, groups, loader, config, macs_ratio=macs_ratio, **more).scores
+
+
+def _check(config: TrainConfig, loss_fn: Callable[[Any, Any], Tensor]) -> None:
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config is a {type(config).__name__}; give a TrainConfig: it says how the weights train.")
+    if not callable(loss_fn):
+        raise InputError(
+            f"loss_fn is a {type(loss_fn).__name__}; give a function loss_fn(output, target), such as F.cross_entropy."
+        )
+    if config.mixed_precision == "fp16" or config.ema is not None:
+        raise InputError("masks need gradients without a loss scale and weights of their own: use bf16, and ema=None.")

@@ -12,6 +12,7 @@ Legend: G groups, W weights, D axes, U = units of a group, n = units open, K = p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -83,7 +84,7 @@ def check_reachable(groups: Groups, macs: Macs, macs_ratio: float, limits: Limit
     """BudgetError with the reachable range, unless the limits allow to remove this fraction of the MACs; InputError."""
     if not isinstance(limits, Limits):
         raise InputError(f"limits is a {type(limits).__name__}; give Limits(...), or nothing for the usual ones.")
-    if isinstance(macs_ratio, bool) or not isinstance(macs_ratio, (int, float)):
+    if isinstance(macs_ratio, bool) or not isinstance(macs_ratio, (int, float)) or math.isnan(macs_ratio):
         raise InputError(f"macs_ratio is {macs_ratio!r}; give the fraction of the MACs to remove, such as 0.5.")
 
     def most(limits: Limits) -> float:

@@ -10,11 +10,10 @@ Legend: U = units of a group.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -23,64 +22,14 @@ from torch import Tensor, nn
 from prunekit.core import Groups
 from prunekit.errors import CheckpointError, InputError, TrainingError
 from prunekit.gates import Gated
+from prunekit.methods.bilevel.config import MaskConfig
 from prunekit.methods.bilevel.cost import Macs, check_groups, check_reachable, macs_term
 from prunekit.methods.bilevel.history import History
 from prunekit.methods.bilevel.hypergradient import Balance, Terms, mean_over_processes, squared_gradients
-from prunekit.methods.bilevel.mask import CEILING, START, limited
+from prunekit.methods.bilevel.mask import CEILING, limited
 from prunekit.plan import Limits
 from prunekit.profiling import watch_peak
 from prunekit.train.checkpoint import optimizer_tensors, restore_optimizer
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """How the masks move. threshold: tau. lr: Adam's. inner_steps: weight steps to one step of the masks. beta: weight
-    of the MACs term. lam: lambda, weight of the implicit term. relative: both in units of the direct term's running
-    size, see `hypergradient`; False: the paper's raw numbers. implicit: False leaves that term out. ramp: share of the
-    search in which the target comes down from the dense MACs; 0: it is there from the start, as in the paper.
-    """
-
-    threshold: float = 0.5
-    lr: float = 0.02
-    inner_steps: int = 1
-    beta: float = 25.0
-    lam: float = 1.0
-    relative: bool = True
-    implicit: bool = True
-    ramp: float = 0.6
-
-    def __post_init__(self) -> None:
-        for name in ("threshold", "lr", "beta", "lam", "ramp"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise InputError(f"MaskConfig.{name} is {value!r}; give a finite number.")
-        for name in ("relative", "implicit"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"MaskConfig.{name} is {getattr(self, name)!r}; give True or False.")
-        if not 0 <= self.threshold < START:
-            what = "opens every unit for good, s is never below 0" if self.threshold < 0 else "closes every unit"
-            raise InputError(
-                f"threshold {self.threshold} {what}: masks start at s = {START:g}. Give a number in [0, {START:g}), "
-                "such as 0.5."
-            )
-        if type(self.inner_steps) is not int or self.inner_steps < 1:
-            raise InputError(f"inner_steps is {self.inner_steps!r}; give a whole number from 1 on.")
-        if not 0 <= self.ramp <= 1:
-            raise InputError(f"ramp is {self.ramp!r}; give the share of the search, from 0 to 1.")
-        for name, low in (("lr", "above 0"), ("beta", "from 0 on"), ("lam", "from 0 on")):
-            value = getattr(self, name)
-            if value < 0 or (name == "lr" and value == 0):
-                raise InputError(f"MaskConfig.{name} is {value!r}; give a number {low}.")
-
-    def too_short(self, steps: int) -> str:
-        """Why a search of so many steps can hardly close a unit: Adam moves s by about lr an update. "" if it can."""
-        updates, way = steps // self.inner_steps, START - self.threshold
-        if updates * self.lr >= way - 1e-9:
-            return ""
-        return (
-            f"{updates} updates of lr {self.lr:g} move a mask by {updates * self.lr:.2g} or so, to close it takes "
-            f"{way:.2g}: the closing step chooses, not the search. Give more steps or the masks a larger lr"
-        )
 
 
 class Masks:
@@ -164,18 +113,24 @@ class Masks:
         if c.implicit:
             weights = dict(model.model.named_parameters(remove_duplicate=False))
             squares = squared_gradients(self.groups, {n: w.grad for n, w in weights.items()}, masks)
-        for name, direct_U, square_U in zip(self.groups, direct, squares, strict=True):
-            if not torch.isfinite(direct_U + square_U).all():
-                raise TrainingError(
-                    f"the gradient of the mask of '{name}' is not finite at step {self.steps}; masks and weights were "
-                    "not updated. Lower lr, lam or beta, or look for nan in the weights."
-                )
+        found = tuple(d + q for d, q in zip(direct, squares, strict=True))
+        self._check_finite(found, "Lower lr, or look for nan in the weights")
         beta, lam = c.beta, c.lam
         if c.relative:
             self.balance.see(direct, squares)
             beta, lam = self.balance.beta(beta, float(distance.detach()), macs), self.balance.lam(lam)
         macs, implicit = [beta * part for part in macs], [-lam * part for part in squares]
-        return Terms(tuple(direct), tuple(macs), tuple(implicit))
+        terms = Terms(tuple(direct), tuple(macs), tuple(implicit))
+        self._check_finite(terms.total(), f"Lower beta, {c.beta:g}, or lam, {c.lam:g}")
+        return terms
+
+    def _check_finite(self, parts: Sequence[Tensor], advice: str) -> None:
+        for name, part_U in zip(self.groups, parts, strict=True):
+            if not torch.isfinite(part_U).all():
+                raise TrainingError(
+                    f"the gradient of the mask of '{name}' is not finite at step {self.steps}; masks and weights were "
+                    f"not updated. {advice}."
+                )
 
     def masks(self, model: Gated) -> list[Tensor]:
         """Which units are open, bool (U,) for each group, on the CPU."""

@@ -20,6 +20,8 @@ from prunekit.gates import Gated
 from prunekit.methods import bilevel
 from prunekit.methods.bilevel.hypergradient import squared_gradients
 from prunekit.methods.bilevel.mask import CEILING
+from prunekit.models.segformer import segformer_mini
+from prunekit.models.topformer import topformer_mini
 from prunekit.plan import Limits, plan_macs
 from prunekit.surgery import check_equivalence, find_groups, prune
 from prunekit.train import TrainConfig
@@ -49,6 +51,32 @@ def learn(ratio: float = 0.5, **more) -> bilevel.Learned:
     return bilevel.learn_plan(
         model, find_groups(model, X), given.pop("loader"), given.pop("config"), macs_ratio=ratio, **given
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(segformer_mini, "head"), (segformer_mini, "head_dim"), (topformer_mini, "head")]
+)
+def test_heads_their_dimensions_and_coupled_layers_are_searched_too(make, kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(2, 3, 32, 64)
+    groups = find_groups(model, x[:1], heads="dimension" if kind == "head_dim" else "number")
+    assert kind in {group.kind for group in groups.values()}
+    assert any(len(group.producers()) > 1 for group in groups.values())  # coupled
+    data, fast = [(x, torch.randint(0, 12, (2, 32, 64)))], bilevel.MaskConfig(lr=0.2)
+    found = bilevel.learn_plan(model, groups, data, replace(CONFIG, steps=8), macs_ratio=0.6, masks=fast)
+    dense, flipped = plan_macs(groups, PruningPlan({}, {})), sum(found.history.column("flips"))
+    assert 0.39 < plan_macs(groups, found.plan) / dense <= 0.4 and flipped > 0
+    assert any(len(kept) < groups[name].size for name, kept in found.plan.keep.items() if groups[name].kind == kind)
+    small = prune(found.model, groups, found.plan)
+    check_equivalence(found.model, small, groups, found.plan, x[:1])
+
+
+def test_scores_alone_are_those_of_the_plan() -> None:
+    model = network()
+    groups = find_groups(model, X)
+    scores = bilevel.learn_scores(model, groups, loader(), CONFIG, macs_ratio=0.5, masks=QUICK)
+    assert all(torch.equal(scores[name], s_U) for name, s_U in learn().scores.items()) and set(scores) == set(groups)
+    assert any(bool((s_U != 1).any()) for s_U in scores.values())
 
 
 def test_the_plan_is_the_gated_network_exactly_and_meets_the_target() -> None:
@@ -118,7 +146,7 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_layer_whose_masks_all_close_keeps_its_least_and_says_so() -> None:
     found = learn(0.85, masks=replace(QUICK, relative=False, beta=1e4, ramp=0.0), limits=Limits(min_keep=3))
     assert all(len(kept) >= 3 for kept in found.plan.keep.values())
-    assert found.held_open and "the limits hold" in str(found)
+    assert found.held_open and "at its end only the limits held" in str(found)
 
 
 def test_what_cannot_work_is_refused() -> None:
@@ -132,6 +160,8 @@ def test_what_cannot_work_is_refused() -> None:
             bilevel.MaskConfig(**wrong)
     with pytest.raises(InputError, match="bf16"):
         learn(config=replace(CONFIG, ema=0.9))
+    with pytest.raises(InputError, match="without a loss scale.*bf16"):
+        learn(config=replace(CONFIG, mixed_precision="fp16"))
     groups = find_groups(network(), X)
     unread = replace(groups["0"], members=groups["0"].producers())
     with pytest.raises(GroupError, match=r"no layer reads the units of '0'.*groups\.only"):
@@ -151,6 +181,14 @@ def test_a_gradient_that_is_not_finite_stops_the_search_before_anything_moves() 
     assert all(bool((gate == 1).all()) for gate in gated.gates)
     with pytest.raises(InputError, match="gates of gated"), masks.watching(model):
         pass
+
+
+@pytest.mark.parametrize("wrong", [{"beta": 1e39, "ramp": 0.0}, {"lam": 1e39}])
+def test_a_weight_that_makes_a_term_infinite_is_refused_before_anything_moves(wrong: dict[str, float]) -> None:
+    with held(relative=False, **wrong) as (masks, gated):
+        with pytest.raises(TrainingError, match=r"the gradient of the mask of .*Lower beta, .*1e\+39"):
+            masks.on_gradients(gated)
+        assert all(bool((gate == 1).all()) for gate in gated.gates)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 4])
@@ -264,6 +302,12 @@ def test_arguments_of_another_kind_are_named() -> None:
         bilevel.MaskConfig(threshold=None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"macs_ratio is '0\.5'; give the fraction"):
         learn("0.5")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="macs_ratio is nan; give the fraction"):
+        learn(float("nan"))
+    with pytest.raises(InputError, match="config is a NoneType.*give a TrainConfig"):
+        learn(config=None)
+    with pytest.raises(InputError, match=r"loss_fn is a int.*loss_fn\(output, target\)"):
+        learn(loss_fn=3)
     with pytest.raises(InputError, match="limits is a int"):
         learn(limits=3)
     with pytest.raises(InputError, match="masks is a dict"):
