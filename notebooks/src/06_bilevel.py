@@ -1152,7 +1152,7 @@ show(
 # neither is better than the other, and in the two panels the work comes down alike. What the lesson's toy showed,
 # fewer flips, is not yet a better network. The verdict rests on thirty steps of search and fifteen of fine-tuning at batch 8; the
 # mini preset of `prunekit run bilevel` has 150 of each, the paper days. Nor is it dear: in CPU seconds the two differ by less than their seeds do, and a
-# step needs the same memory. The search that is dear is EagleEye's, which measures each of its strategies.
+# step needs the same memory. (With that spread, three seeds cannot show that it stays below 18 % more.) The search that is dear is EagleEye's, which measures each of its strategies.
 #
 # B4 asks for milliseconds, and the lead is not there: with this spread the four cannot be told apart. A likely reason: the
 # masks know only MACs and save them in wide, coarse layers; the fine ones, with their large maps, stay whole (the bars in
