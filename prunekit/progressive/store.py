@@ -52,6 +52,14 @@ class Store:
                 f"{file} is damaged ({err}); delete it, and what comes after it, to redo it."
             ) from err
 
+    def refuse_settings(self, here: Mapping[str, Any]) -> None:
+        """CheckpointError, naming what differs, unless the folder is new or began with these settings."""
+        there = self.once("settings.json", lambda: json.dumps(here, indent=1), json.loads)
+        here = json.loads(json.dumps(here))  # as it looks after storing
+        for key in sorted({*here, *there}):
+            if there.get(key) != here.get(key):
+                raise CheckpointError(f"{self.folder} was started with {_difference(key, there, here)}. {_OTHER}")
+
     def refuse_another(self, here: dict[str, Any]) -> None:
         """CheckpointError, naming what differs, unless the folder is new or of this very run."""
         there = self.once("run.json", lambda: json.dumps(here, indent=1), json.loads)
@@ -85,7 +93,10 @@ _OTHER = "Use what it was started with, or another folder for another run."
 
 
 def _difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    old, new = there.get(key), here[key]
+    old, new = there.get(key), here.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+        return f"{key}.{_difference(inner, old, new)}"
     if key == "settings" and isinstance(old, list) and len(old) == len(new):
         for stretch, (a, b) in enumerate(zip(old, new, strict=True), start=1):
             for name in b:

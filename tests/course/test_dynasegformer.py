@@ -163,6 +163,11 @@ def test_the_whole_road_on_few_pictures_goes_on_where_it_was(
     x = torch.zeros(1, 3, 32, 64)
     with torch.no_grad():
         assert torch.equal(other(x), again.model.cpu()(x)), "the sparsity and the gain come with the weights"
+    assert cli.main([*line, "--size", "64", "32"]) == 2
+    assert "started with size=[32, 64], now [64, 32]" in capsys.readouterr().err
+    assert cli.main([*line, "--root", str(tmp_path)]) == 2
+    assert f"started with root=[None], now ['{tmp_path}']" in capsys.readouterr().err
+    assert len(ledger.load("dynasegformer")) == 1, "and nothing is recorded"
     assert cli.main([*line, "--gate", "static", "--sparsity", "1.5"]) == 2
     assert "in [0, 1)" in capsys.readouterr().err
     assert cli.main([*line, "--sparsity", "0.99"]) == 2
@@ -178,15 +183,16 @@ def test_the_runs_are_those_that_the_claim_and_the_paper_compare(claim: str) -> 
     assert asked and asked | set(known.prints) <= set(trials.WAYS[claim])
 
 
-def test_a_run_that_claims_share_is_made_once_and_d2_is_asked_twice() -> None:
+def test_a_run_that_claims_share_is_made_once_and_d2_is_asked_three_times() -> None:
     runs = trials.trials(CLAIMS, 2)
-    assert len(runs) == 2 * 16
+    assert len(runs) == 2 * 20
     assert {row.claim for row in runs[0, Way()]} == {"D2", "D3", "D4"}
-    assert [row.claim for row in runs[1, HALF]] == ["D1", "D5", "D5", "D5"]
+    assert [row.claim for row in runs[1, HALF]] == ["D1", "D5", "D5", "D5", "D2"]
     at_once = [row.method for (_, way), rows in runs.items() for row in rows if way == Way("static", annealing=False)]
     assert at_once == ["static, at once"] * 2
-    domains = {row.settings["domains"] for rows in runs.values() for row in rows if row.claim == "D2"}
-    assert domains == {1, 5}
+    of_d2 = [row.settings for rows in runs.values() for row in rows if row.claim == "D2"]
+    assert {(same["domains"], same["sparsity"]) for same in of_d2} == {(1, 0.5), (1, 0.75), (5, 0.75)}
+    assert {row.settings["sparsity"] for row in runs[1, HALF] if row.claim == "D5"} == {0.5}
     assert [seed for seed, _ in runs] == sorted(seed for seed, _ in runs), "a seed is whole before the next"
     with pytest.raises(InputError, match="no runs for 'D6'"):
         trials.trials(["D6"], 1)
@@ -219,6 +225,7 @@ def test_a_claims_run_ends_as_records_and_is_not_made_twice(
     few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trials, "WAYS", {"D1": {"50 %": HALF}, "D5": dict.fromkeys(trials.KINDS, HALF), "D2": {}})
+    monkeypatch.setattr(trials, "HALVES", {})
     monkeypatch.setattr(trials, "MANY", {"static": replace(HALF, gate="static", domains=5)})
     assert cli.main(["run", "claims", "D1", "D5", "D2", "--seeds", "1", "--out", str(tmp_path), "--record"]) == 0
     (half,), shares, (several,) = ledger.load("D1"), ledger.load("D5"), ledger.load("D2")
@@ -227,6 +234,11 @@ def test_a_claims_run_ends_as_records_and_is_not_made_twice(
     on = half.metrics["on"]
     wanted = {"type I": on.count(3) / 8, "type III": on.count(0) / 8}
     assert {row.method: row.metrics["share"] for row in shares if row.method in wanted} == wanted
+    kept = half.metrics["kept"]
+    assert sum(kept) == 3 * 4 and all(a <= b for a, b in zip(on, kept)), "each image keeps half, whatever the signs"
+    wanted = {"type I": kept.count(3) / 8, "type III": kept.count(0) / 8}
+    assert {row.method: row.metrics["share_kept"] for row in shares if row.method in wanted} == wanted
+    assert sum(half.metrics["kinds_all_layers"]) == sum(half.metrics["choices_all_layers"])
     assert several.settings["domains"] == 5 and several.metrics["miou_teacher"] != half.metrics["miou_teacher"]
     capsys.readouterr()
     trials.run(["D1", "D5"], seeds=1, out=tmp_path)

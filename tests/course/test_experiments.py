@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from layouts import ADE, VOC, publish
 
 from prunekit.course import ledger
-from prunekit.course.experiments import Clock, Row, Stretch, adamw, carry_out, check_numbers, fetched, pictures, runs_of
+from prunekit.course.bilevel import preset_of
+from prunekit.course.experiments import (
+    Clock,
+    Row,
+    Stretch,
+    adamw,
+    carry_out,
+    check_numbers,
+    fetched,
+    pictures,
+    runs_of,
+    same_run,
+)
 from prunekit.errors import CheckpointError, DataError, DownloadError, InputError
 
 WAYS = {"A1": {"ours": 1, "theirs": 2}, "A2": {"again": 1}}
@@ -27,6 +40,26 @@ def test_a_run_that_two_claims_ask_for_is_made_once_and_a_seed_is_whole_before_t
         runs_of(["A3"], WAYS, seeds=1, settings=lambda claim, way: {})
     with pytest.raises(InputError, match="seeds is 0"):
         runs_of(["A1"], WAYS, seeds=0, settings=lambda claim, way: {})
+
+
+def test_a_folder_belongs_to_one_preset_and_one_set_of_data(tmp_path: Path):
+    preset, config = preset_of("mini"), adamw(2, 2, 0.1).config(seed=0, quiet=True)
+    folder, root = tmp_path / "run", tmp_path / "data"
+    same_run(folder, config, preset, root)
+    same_run(folder, config, preset, tmp_path / "run/../data")
+    for other, message in (
+        (replace(preset, size=(32, 64)), r"started with size=\[64, 128\], now \[32, 64\]"),
+        (replace(preset, masks=replace(preset.masks, beta=9.0)), r"started with masks\.beta=25\.0, now 9\.0"),
+        (replace(preset, pretrain=adamw(1, 1, 0.1)), "started with pretrain=None, now {"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            same_run(folder, config, other, root)
+    with pytest.raises(CheckpointError, match=r"root=\['.*data'\], now \[None\]"):
+        same_run(folder, config, preset, None)
+    same_run(tmp_path / "free", config, preset, but=("size",))
+    same_run(tmp_path / "free", config, replace(preset, size=(32, 64)), but=("size",))
+    with pytest.raises(CheckpointError, match=r"started with size=None, now \[64, 128\]"):
+        same_run(tmp_path / "free", config, preset)
 
 
 def test_what_the_ledger_holds_is_not_made_again(capsys: pytest.CaptureFixture[str]):

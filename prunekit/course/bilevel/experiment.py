@@ -6,7 +6,7 @@
 
 Stop it and start it again with the same arguments: it goes on where it was.
 
-    folder/run.json      what was started; anything else is refused
+    folder/run.json settings.json    what was started; anything else is refused
            dense/ search/ tuned/     checkpoints          plan.json   who stays       search.json  what it took
            dense.json cut.json tuned.json   metrics       small/      the result, for `load_pruned`
            history.json              of the masks: every flip, and a line an update
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Subset
 from prunekit.core import Groups, PruningPlan
 from prunekit.course import ledger
 from prunekit.course.bilevel.preset import MODELS, Bilevel
-from prunekit.course.experiments import Clock, costs, image_loader, own_device, pictures, segmentation
+from prunekit.course.experiments import Clock, costs, image_loader, own_device, pictures, same_run, segmentation
 from prunekit.course.presets import Scale
 from prunekit.course.tasks import Task
 from prunekit.methods import bilevel, eagleeye, l1, regrow, slimming
@@ -101,6 +101,7 @@ def _run(
         **asdict(preset.masks),
     )
     store.refuse_another(identity(model, criterion, [preset.macs_ratio], list(configs.values())))
+    same_run(folder, store.config, preset, root)
 
     def train(name: str, network: nn.Module, to: str) -> nn.Module:
         loader = image_loader(task.train, stretches[name].batch, workers=workers)

@@ -6,7 +6,7 @@
 
 Stop it and start it again with the same arguments: it goes on where it was.
 
-    folder/run.json             what was started; anything else is refused
+    folder/run.json settings.json   what was started; anything else is refused
            dense/ features/ logits/  checkpoints        dense.json gated.json  metrics        student.safetensors
 """
 
@@ -26,7 +26,7 @@ from torch.utils.data import Subset
 
 from prunekit.course import ledger
 from prunekit.course.dynasegformer.preset import MODELS, STAGES, Dyna
-from prunekit.course.experiments import image_loader, own_device, pictures, segmentation
+from prunekit.course.experiments import image_loader, own_device, pictures, same_run, segmentation
 from prunekit.course.presets import Scale
 from prunekit.course.tasks import Task, weighted_loss
 from prunekit.data.scenes import CLASSES, DOMAINS, PALETTE, SceneDataset
@@ -72,8 +72,8 @@ def run(
     folder = out / f"{preset.gate}-{preset.dataset}-{preset.model}-{preset.sparsity:g}-{seed}"
     config = preset.train.config(seed=seed, precision=precision)
     store = Store(folder, config)
-    plain = {name: value for name, value in asdict(preset).items() if isinstance(value, (str, int, float, bool))}
-    store.refuse_another(identity(teacher, partial(distill, **plain), [preset.sparsity], [config]))
+    store.refuse_another(identity(teacher, distill, [preset.sparsity], [config]))
+    same_run(folder, config, preset, root)
     if preset.pretrain is not None and weights is None:
         loader = image_loader(task.train, preset.pretrain.batch, workers=workers)
         settings = preset.pretrain.config(seed=seed, precision=precision)
@@ -167,7 +167,7 @@ def train(
     gates = None
     if preset.gate != "dense":
         anneal = max(1, steps // 2) if preset.annealing else None
-        gates = dyna.GateTraining(preset.sparsity, steps=anneal, weight=preset.weight)
+        gates = dyna.GateTraining(preset.sparsity, steps=anneal, weight=preset.weight, reduction=preset.penalty)
     return distill(
         student,
         teacher,

@@ -25,6 +25,7 @@ from prunekit.methods.dynasegformer.gate import check_sparsity
 from prunekit.models.segformer import segformer, segformer_mini
 
 GateKind = Literal["dynamic", "static", "dense"]
+Penalty = Literal["mean", "sum"]
 STAGES = tuple(f"encoder.stages.{i}" for i in range(4))  # whose outputs stage 1 of the distillation compares
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "segformer_mini": segformer_mini,
@@ -70,8 +71,9 @@ class Dyna:
     train: of the student, both stages of the distillation together. pretrain: of the dense network, which is then the
     teacher; None: it comes trained. gate: "dynamic", "static" (the comparator) or "dense" (no gate, trained alike).
     features, soft: the two stages of distillation; annealing: over half of the steps. weight: lambda_m. soft_weight:
-    lambda_s. reduction, gain: see make_dynamic; in a short training gates must move faster than weights. fuse_layer: of
-    the additive decoder. domains: worlds of scenes, from day on.
+    lambda_s. penalty: "sum" of a layer's |G| as printed, or their "mean". reduction, gain: see make_dynamic; in a short
+    training gates must move faster than weights. fuse_layer: of the additive decoder. domains: worlds of scenes, from
+    day on.
     """
 
     dataset: str
@@ -85,6 +87,7 @@ class Dyna:
     soft: bool = True
     annealing: bool = True
     weight: float = 0.005
+    penalty: Penalty = "mean"
     soft_weight: float = 0.5
     reduction: int = 16
     gain: float = 1.0
@@ -98,7 +101,7 @@ def _full(dataset: str, variant: str, side: int, batch: int, **more: Any) -> Dyn
     train = Stretch(
         160000, batch, 6e-5, weight_decay=0.01, optimizer="adamw", schedule="linear", warmup=1500, decay_norm=False
     )
-    return Dyna(dataset, f"segformer_{variant}", (side, side), train, sparsity=0.3, **more)
+    return Dyna(dataset, f"segformer_{variant}", (side, side), train, sparsity=0.3, penalty="sum", **more)
 
 
 DYNASEGFORMER: dict[Scale, dict[str, Dyna]] = {

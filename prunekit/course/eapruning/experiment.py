@@ -34,7 +34,7 @@ from prunekit.core import Groups, PruningPlan
 from prunekit.course import ledger
 from prunekit.course.eapruning.data import Sources, sources, split
 from prunekit.course.eapruning.preset import MODELS, EaPruning
-from prunekit.course.experiments import Clock, costs, fetched, first_process, own_device, training
+from prunekit.course.experiments import Clock, costs, fetched, first_process, own_device, same_run, training
 from prunekit.course.presets import Scale
 from prunekit.errors import BudgetError, InputError
 from prunekit.methods import eapruning
@@ -173,6 +173,7 @@ def run(
     learn = partial(training, seed=seed, precision=precision, workers=workers)
     model = dense_model(preset, source.classes, seed=seed).to(own_device())
     searched(preset, model)  # what cannot be, before hours of training
+    same_run(folder, preset.tune.config(seed=seed, precision=precision), preset, root, but=("search",))
     if preset.pretrain:
         task = learn(preset.pretrain, source.train, source.loss)
         with starts.stage("dense") as there:

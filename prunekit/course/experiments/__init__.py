@@ -5,6 +5,7 @@ network, the runs behind its claims.
 """
 
 from prunekit.course.experiments.clock import Clock
+from prunekit.course.experiments.folder import same_run
 from prunekit.course.experiments.measured import costs, first_process, own_device, segmentation
 from prunekit.course.experiments.presets import Stretch, adamw, check_numbers, choose, pick_model
 from prunekit.course.experiments.rows import Row, carry_out, runs_of
@@ -28,6 +29,7 @@ __all__ = [
     "pick_model",
     "pictures",
     "runs_of",
+    "same_run",
     "segmentation",
     "training",
     "whole_pictures",

@@ -100,6 +100,8 @@ def run(
     groups = find_groups(segmenter, x)
     parts = mtp.split(segmenter, groups, path, inner=preset.inner)
     classifier: nn.Module = classifier_of(preset, segmenter, things.classes, seed=seed)
+    config = preset.segment.config(seed=seed, precision=precision)
+    shared.same_run(folder, config, preset, *roots, but=("percentage", "how", "round_to", "inner"))
     if preset.pretrain.steps:
         classifier = trained(classifier, learn(preset.pretrain, things), folder / "pretrain")
     if preset.dense.steps:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.course import ledger
-from prunekit.course.experiments import fetched, first_process, own_device, segmentation, training
+from prunekit.course.experiments import fetched, first_process, own_device, same_run, segmentation, training
 from prunekit.course.presets import Scale
 from prunekit.course.sirfp.data import sources
 from prunekit.course.sirfp.preset import MODELS, Sirfp
@@ -60,6 +60,7 @@ def run(
     ]
     limits = Limits(max_ratio=preset.max_ratio, round_to=preset.round_to)
     folder = out / f"sirfp-{preset.dataset}-{preset.model}-{preset.macs_ratio:g}-{seed}"
+    same_run(folder, cuts[0].training.config, preset, root)
     done = progressive(
         model,
         x,

@@ -4,7 +4,9 @@
     type II    on for some
     type III   on for none
 
-On means M > 0: among the largest, and positive (the paper counts G > 0).
+On means M > 0: among the largest, and positive. The paper counts G > 0, which no choice has to follow. Kept means
+M != 0: a neuron kept with a gate below 0 is computed and multiplied as any other, so it is kept_U that tells choices
+from signs.
 """
 
 from __future__ import annotations
@@ -26,14 +28,22 @@ from prunekit.train.batches import with_sizes
 
 @dataclass(frozen=True)
 class GateCounts:
-    """One gate over a data set. on_U: images for which each neuron was on, int64. images: of all."""
+    """One gate over a data set. on_U, kept_U: images for which each neuron was on, and kept, int64. images: of all."""
 
     on_U: Tensor
+    kept_U: Tensor
     images: int
 
     def types(self) -> Tensor:
         """1, 2 or 3 for each neuron, int64 (U,)."""
-        never, always = self.on_U == 0, self.on_U == self.images
+        return self._kinds(self.on_U)
+
+    def choices(self) -> Tensor:
+        """The same by who was kept, whatever the sign of its gate."""
+        return self._kinds(self.kept_U)
+
+    def _kinds(self, count_U: Tensor) -> Tensor:
+        never, always = count_U == 0, count_U == self.images
         return torch.where(always, 1, torch.where(never, 3, 2))
 
     def __str__(self) -> str:
@@ -64,14 +74,15 @@ def gate_statistics(model: nn.Module, batches: Iterable[Any]) -> dict[str, GateC
 
     Batches may differ in size. Raises the errors of masks_of, and DataError when there is no image.
     """
-    on, images = {}, 0
+    on, kept, images = {}, {}, 0
     for x in _inputs(model, batches):
         for name, mask_BU in masks_of(model, x).items():
             on[name] = on.get(name, 0) + (mask_BU > 0).sum(0).cpu()
+            kept[name] = kept.get(name, 0) + (mask_BU != 0).sum(0).cpu()
         images += len(x)
     if not images:
         raise DataError("gate_statistics was given no image: the loader is empty.")
-    return {name: GateCounts(on_U, images) for name, on_U in on.items()}
+    return {name: GateCounts(on_U, kept[name], images) for name, on_U in on.items()}
 
 
 @torch.no_grad()

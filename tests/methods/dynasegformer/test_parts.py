@@ -132,7 +132,7 @@ def test_statistics_count_images_and_name_the_types() -> None:
     for name, counts in found.items():
         wanted = torch.stack([masks[name][0] > 0 for masks in each]).sum(0)
         assert torch.equal(counts.on_U, wanted) and counts.images == 7
-    counts = GateCounts(torch.tensor([0, 3, 7]), 7)
+    counts = GateCounts(torch.tensor([0, 3, 7]), torch.tensor([1, 7, 7]), 7)
     assert counts.types().tolist() == [3, 2, 1]
     assert str(counts) == "3 neurons over 7 images: 1 of type I, 1 of type II, 1 of type III"
     static = gate_statistics(make_static(tiny(), sparsity=0.5), [x])
