@@ -100,6 +100,9 @@ def test_gathered_inference_is_nearly_as_fast_as_a_network_of_these_widths(nets:
 
 
 def test_predictors_cost_at_most_3_percent_of_the_encoder(nets: dict[str, nn.Module]) -> None:
+    """A predictor is what makes G of X: the mean token, its norm, W1 and the MLP. Finding the largest of G, Top-r, is
+    the gate's other half and has a bound of its own: together they may take 4.5 %.
+    """
     x, encoder = torch.randn(1, 3, SIZE, SIZE), nets["gathered"].encoder
     shares: dict[str, list[float]] = {"forward": [], "choose": []}
     with torch.no_grad():
@@ -112,8 +115,8 @@ def test_predictors_cost_at_most_3_percent_of_the_encoder(nets: dict[str, nn.Mod
                 if lap:
                     values.append(spent[name] / whole)
     predict, choose = (statistics.median(values) for values in shares.values())
-    print(f"\nof the encoder's time: predictors {predict:.1%}, their Top-r {choose:.1%}")
-    assert predict <= 0.03
+    print(f"\nof the encoder's time: predictors {predict:.2%}, their Top-r {choose:.2%}, both {predict + choose:.2%}")
+    assert predict <= 0.03 and predict + choose <= 0.045
 
 
 def test_a_batch_of_8_is_not_slower_than_masked(nets: dict[str, nn.Module]) -> None:
