@@ -93,7 +93,8 @@ _OTHER = "Use what it was started with, or another folder for another run."
 
 
 def _difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    old, new = there.get(key), here.get(key)
+    old: Any = there.get(key)
+    new: Any = here.get(key)
     if isinstance(old, dict) and isinstance(new, dict):
         inner = next(name for name in {**old, **new} if old.get(name) != new.get(name))
         return f"{key}.{_difference(inner, old, new)}"

@@ -1,7 +1,8 @@
 """Which neurons does an image use? Two images beside each other, and the gates of one layer.
 
-A column is a neuron: orange where only the first image uses it, blue where only the second does, dark where both do.
-Legend: B images, U neurons, M gates, 0 = closed.
+A column is a neuron: orange where only the first image keeps it, blue where only the second does, dark where both do. A
+gate below 0 is kept, computed and multiplied as any other; how many an image has of them stands in its title.
+Legend: B images, U neurons, M gates, 0 = left out.
 """
 
 from __future__ import annotations
@@ -57,29 +58,31 @@ def gates_view(study: GateStudy, layer: str, first: int, second: int) -> View:
     if layer not in study.masks:
         raise InputError(f"no gates of {layer!r}; there are: {', '.join(study.masks)}.")
     pictures = [picked(study.images_BCHW, image) for image in (first, second)]
-    on_2U = (study.masks[layer][[first, second]] > 0).cpu().numpy()
-    both, only = int(on_2U.all(0).sum()), [int((on_2U[i] & ~on_2U[1 - i]).sum()) for i in range(2)]
+    mask_2U = study.masks[layer][[first, second]].cpu()
+    kept_2U, below = (mask_2U != 0).numpy(), (mask_2U < 0).sum(1).tolist()
+    both, only = int(kept_2U.all(0).sum()), [int((kept_2U[i] & ~kept_2U[1 - i]).sum()) for i in range(2)]
     fig = plt.figure(figsize=(6, 4.4), layout="constrained")
     grid = fig.add_gridspec(2, 2, height_ratios=(1, 1.1))
     blue, orange = colors(2)
     for place, (number, picture, color) in enumerate(zip((first, second), pictures, (orange, blue), strict=True)):
         ax = fig.add_subplot(grid[0, place])
         ax.imshow(denormalize(picture.cpu()).permute(1, 2, 0).numpy())
-        ax.set_title(f"image {number}: {int(on_2U[place].sum())} neurons", fontsize=12, color=color)
+        negative = f", {below[place]} below 0" if below[place] else ""
+        ax.set_title(f"image {number}: {int(kept_2U[place].sum())} kept{negative}", fontsize=12, color=color)
         ax.set_axis_off()
-    _strip(fig.add_subplot(grid[1, :]), on_2U, (orange, blue))
-    said = f"{layer}: {both} of {on_2U.shape[1]} neurons are on for both, {only[0]} only for image {first}, "
+    _strip(fig.add_subplot(grid[1, :]), kept_2U, (orange, blue))
+    said = f"{layer}: {both} of {kept_2U.shape[1]} neurons are kept for both, {only[0]} only for image {first}, "
     said += f"{only[1]} only for image {second}"
     fig.suptitle(f"{both} shared, {only[0]} + {only[1]} their own", fontsize=12)
     return View(fig, f"{said}.")
 
 
-def _strip(ax: Axes, on_2U: NDArray[np.bool_], both_colors: tuple[Color, Color]) -> None:
+def _strip(ax: Axes, kept_2U: NDArray[np.bool_], both_colors: tuple[Color, Color]) -> None:
     """One small bar a neuron, in rows of 64."""
-    count = on_2U.shape[1]
+    count = kept_2U.shape[1]
     for unit in range(count):
         row, column = divmod(unit, 64)
-        a, b = on_2U[:, unit]
+        a, b = kept_2U[:, unit]
         color = "0.25" if a and b else both_colors[0] if a else both_colors[1] if b else "0.9"
         ax.add_patch(_bar(column, row, color))
     ax.set(xlim=(-0.5, min(count, 64)), ylim=(-(-count // 64), -0.2), xticks=(), yticks=())

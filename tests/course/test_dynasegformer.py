@@ -4,6 +4,7 @@ pictures, and what is refused."""
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_model
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from layouts import ADE, publish
+from test_segformer import as_original
 
 from prunekit import cli
 from prunekit.course import claims, ledger
@@ -61,6 +67,7 @@ def test_full_scale_is_section_4_1(name: str) -> None:
     # as SegFormer has it: poly of power 1
     assert (config.schedule, config.warmup, config.weight_decay, config.decay_norm) == ("linear", 1500, 0.01, False)
     assert (preset.weight, preset.soft_weight, preset.gain, preset.reduction) == (0.005, 0.5, 1.0, 16)
+    assert preset.penalty == "sum", "as printed"
     ade20k = name.startswith("ade20k")
     assert (preset.size, preset.train.batch) == (((512, 512), 16) if ade20k else ((1024, 1024), 8))
     assert preset.features and preset.soft and preset.annealing and preset.gate == "dynamic"
@@ -110,6 +117,39 @@ def test_weights_of_another_network_or_data_set_are_refused(monkeypatch: pytest.
     ):
         with pytest.raises(InputError, match=f"weights.pth holds a SegFormer of .*{message}"):
             experiment.dense_model(preset_of("full", name), classes, seed=0, weights=file)
+
+
+@pytest.mark.parametrize("published", ["authors", "transformers"])
+def test_full_scale_starts_from_released_weights(
+    published: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, source = tmp_path / "weights", segformer(150)
+    if published == "authors":
+        torch.save({"state_dict": as_original(source)}, weights)
+    else:
+        transformers = pytest.importorskip("transformers")
+        config = transformers.SegformerConfig(num_labels=150)  # B0 but for the decoder's width, which it has too
+        transformers.SegformerForSemanticSegmentation(config).save_pretrained(weights)
+    line = ["run", "dynasegformer", "--scale", "full", "--root", str(publish(ADE, tmp_path / "data"))]
+    line += [
+        "--weights",
+        str(weights),
+        "--steps",
+        "2",
+        "--batch",
+        "1",
+        "--size",
+        "64",
+        "64",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert cli.main([*line, "--record"]) == 0, capsys.readouterr().err
+    (record,) = ledger.load("dynasegformer")
+    assert record.scale == "full" and record.settings["penalty"] == "sum"
+    assert record.metrics["macs"] < record.metrics["macs_dense"] and len(record.metrics["iou"]) == 150
+    assert cli.main([*line, "--dataset", "ade20k-b2"]) == 2
+    assert "segformer_b2 on ade20k has widths" in capsys.readouterr().err
 
 
 def test_overrides_and_what_they_refuse() -> None:

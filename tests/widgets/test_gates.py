@@ -20,15 +20,16 @@ def closed():
 
 def study(units: int = 70) -> GateStudy:
     dice = torch.Generator().manual_seed(0)
-    mask_BU = torch.rand(3, units, generator=dice) * (torch.rand(3, units, generator=dice) > 0.5)
+    mask_BU = (torch.rand(3, units, generator=dice) - 0.4) * (torch.rand(3, units, generator=dice) > 0.5)
     return GateStudy(torch.randn(3, 3, 8, 16, generator=dice), {"wide": mask_BU, "narrow": mask_BU[:, :4]})
 
 
 @pytest.mark.parametrize("layer", ["wide", "narrow"])
-def test_each_neuron_has_the_colour_of_those_who_use_it(layer: str):
+def test_each_neuron_has_the_colour_of_those_who_keep_it(layer: str):
     case = study()
     view = gates_view(case, layer, 0, 2)
-    on = case.masks[layer] > 0
+    on = case.masks[layer] != 0  # a gate below 0 is kept too
+    assert (case.masks[layer] < 0).any()
     blue, orange = colors(2)
     wanted = {(True, True): to_rgb("0.25"), (True, False): orange, (False, True): blue, (False, False): to_rgb("0.9")}
     bars = view.fig.axes[2].patches
@@ -37,9 +38,11 @@ def test_each_neuron_has_the_colour_of_those_who_use_it(layer: str):
         assert bar.get_facecolor()[:3] == pytest.approx(wanted[a, b])
     both, first, second = (on[0] & on[2]).sum(), (on[0] & ~on[2]).sum(), (on[2] & ~on[0]).sum()
     assert (
-        f"{layer}: {both} of {on.shape[1]} neurons are on for both, {first} only for image 0, {second} only" in view.alt
+        f"{layer}: {both} of {on.shape[1]} neurons are kept for both, {first} only for image 0, {second} only"
+        in view.alt
     )
-    assert view.fig.axes[1].get_title() == f"image 2: {int(on[2].sum())} neurons"
+    below = int((case.masks[layer][2] < 0).sum())
+    assert view.fig.axes[1].get_title() == f"image 2: {int(on[2].sum())} kept" + (f", {below} below 0" if below else "")
 
 
 def test_other_images_give_another_picture():

@@ -17,10 +17,10 @@ def add_to(experiments: argparse._SubParsersAction, common: argparse.ArgumentPar
     parser.add_argument("--soft", action=argparse.BooleanOptionalAction, help="the teacher's answers in stage 2")
     parser.add_argument("--annealing", action=argparse.BooleanOptionalAction, help="the sparsity rises step by step")
     parser.add_argument("--fuse-layer", action=argparse.BooleanOptionalAction, help="keep it in the additive decoder")
-    parser.add_argument("--domains", type=int, help="worlds of scenes, 1 to 5")
+    parser.add_argument("--domains", type=int, help="worlds of scenes, 1 to 5; the teacher knows day alone")
     parser.add_argument("--model", help="segformer_mini, segformer_b0 or segformer_b2")
     parser.add_argument("--weights", type=Path, help="released SegFormer weights: a .pth file or a transformers folder")
-    add_training(parser)
+    add_training(parser, steps="of the student, both stages together; and of the dense network, if that is trained")
     return parser
 
 

@@ -19,10 +19,15 @@ def from_zero(text: str) -> int:
     return int(text)
 
 
-def add_training(parser: argparse.ArgumentParser, *, precisions: Sequence[str] = get_args(Precision)) -> None:
-    """Size, steps, batch, precision, workers, seed."""
+def add_training(
+    parser: argparse.ArgumentParser,
+    *,
+    precisions: Sequence[str] = get_args(Precision),
+    steps: str = "of each training",
+) -> None:
+    """Size, steps, batch, precision, workers, seed. steps: what they are of, for the help."""
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of a training crop, pixels")
-    parser.add_argument("--steps", type=int, help="of each training")
+    parser.add_argument("--steps", type=int, help=steps)
     parser.add_argument("--batch", type=int, help="images a step, over all processes")
     parser.add_argument("--precision", choices=precisions, default="no")
     parser.add_argument("--workers", type=from_zero, default=0, help="processes that load pictures")

@@ -1,9 +1,10 @@
 """DynaSegFormer's settings at mini, small and full scale, and the numbers its authors print.
 
 What of `full` is the paper's (Bai et al., ICASSP 2022): networks and data sets, crops, batch, 160,000 steps at 0.00006
-with poly decay, annealing over half of them, lambda_m and lambda_s, 30 and 50 %; and, since it keeps the rest as in
-SegFormer (Xie et al., NeurIPS 2021), what that released: 1,500 steps of warm-up, poly of power 1 (our "linear"), weight
-decay 0.01 and none on norms. Left out of SegFormer's: a head that learns ten times as fast. Ours: biases are spared
+with poly decay, annealing over half of them, lambda_m (on the sum over a layer's gates) and lambda_s, 30 and 50 %; and,
+since it keeps the rest as in SegFormer (Xie et al., NeurIPS 2021), what that released: 1,500 steps of warm-up, poly of
+power 1 (our "linear"), weight decay 0.01 and none on norms. Left out of SegFormer's: a head that learns ten times as
+fast, and the windows of 1024 x 1024 that it tests Cityscapes with; ours are whole pictures. Ours: biases are spared
 weight decay with the norms; each stage of the distillation has half of the steps and a schedule of its own, warm-up and
 all (not printed); a predictor is a 16th as wide as its layer (not printed; it fits the parameters that are). It starts
 from the released SegFormer weights: give their file or folder.
@@ -73,7 +74,8 @@ class Dyna:
     features, soft: the two stages of distillation; annealing: over half of the steps. weight: lambda_m. soft_weight:
     lambda_s. penalty: "sum" of a layer's |G| as printed, or their "mean". reduction, gain: see make_dynamic; in a short
     training gates must move faster than weights. fuse_layer: of the additive decoder. domains: worlds of scenes, from
-    day on.
+    day on;
+    the teacher that comes trained knows day alone.
     """
 
     dataset: str

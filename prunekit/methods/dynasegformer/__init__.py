@@ -11,8 +11,9 @@ Differs. Queries and keys of a head share one gate, and each head keeps equally 
 A gate multiplies once, where a neuron is read (printed: in W1 and again in W2), so that a closed neuron is removed, its
 bias and what lies between included. Gates start at 1, not at random; ties go to the larger weights. The predictor's
 hidden width, not printed, is a 16th of the layer: 0.45 and 3.38 M parameters for MiT-B0 and B2, the paper's 0.44 and
-3.35. lambda_m weighs the mean over a layer's neurons: at the printed sum the pull on each gate of a wide layer outgrows
-the task's. The additive decoder is made from the trained one without training, exactly (decoder.py).
+3.35. lambda_m weighs the mean over a layer's neurons; the printed sum, reduction="sum", pulls at each gate as many
+times as hard as its layer has neurons (claim D1 has both). The additive decoder is made from the trained one without
+training, exactly (decoder.py).
 
     dynamic = make_dynamic(additive_decoder(model), sparsity=0.5)
     gates = GateTraining(0.5, steps=500)

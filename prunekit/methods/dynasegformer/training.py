@@ -5,6 +5,7 @@ sparsity_t = sparsity min(1, t / T)          loss + lambda_m sum |G|
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -65,6 +66,13 @@ class GateTraining:
             finally:
                 self._seen.clear()
                 set_sparsity(model, self.sparsity)
+        if self.steps is not None and self.step < self.steps:
+            warnings.warn(
+                f"the training ended at step {self.step} of the {self.steps} over which gates close, at sparsity "
+                f"{self.now():.2g}; from here on it is {self.sparsity:g}, which nothing was trained for: give fewer "
+                "steps, unless another training follows.",
+                stacklevel=4,
+            )
 
     def on_gradients(self, model: nn.Module) -> None:
         """After each step: one step further."""

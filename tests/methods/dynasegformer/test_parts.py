@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,8 +133,10 @@ def test_statistics_count_images_and_name_the_types() -> None:
     for name, counts in found.items():
         wanted = torch.stack([masks[name][0] > 0 for masks in each]).sum(0)
         assert torch.equal(counts.on_U, wanted) and counts.images == 7
+        kept = torch.stack([masks[name][0] != 0 for masks in each]).sum(0)
+        assert torch.equal(counts.kept_U, kept) and (kept > wanted).any(), "gates below 0 are kept too"
     counts = GateCounts(torch.tensor([0, 3, 7]), torch.tensor([1, 7, 7]), 7)
-    assert counts.types().tolist() == [3, 2, 1]
+    assert counts.types().tolist() == [3, 2, 1] and counts.choices().tolist() == [2, 1, 1]
     assert str(counts) == "3 neurons over 7 images: 1 of type I, 1 of type II, 1 of type III"
     static = gate_statistics(make_static(tiny(), sparsity=0.5), [x])
     assert all(set(counts.types().tolist()) == {1, 3} for counts in static.values())  # what no input decides
@@ -223,6 +226,15 @@ def test_the_sparsity_rises_and_the_trained_network_has_all_of_it() -> None:
     assert not torch.equal(before[f"{name}.excite.bias"], after[f"{name}.excite.bias"])
     at_once = GateTraining(0.5, steps=None)
     assert at_once.now() == 0.5
+
+
+def test_gates_that_had_no_time_to_close_say_so() -> None:
+    gates = GateTraining(0.5, steps=8)
+    with pytest.warns(UserWarning, match=r"ended at step 4 of the 8 .* at sparsity 0\.25; from here on it is 0\.5"):
+        finetune(make_dynamic(one_stage(), sparsity=0.5), loader(), QUIET, observer=gates, penalty=gates.penalty)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        finetune(make_dynamic(one_stage(), sparsity=0.5), loader(), QUIET, observer=gates, penalty=gates.penalty)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.75])

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import gelu, softmax
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gated_nets import deit, images, one_stage, opinionated, tiny, vit_block
@@ -16,8 +17,9 @@ from gated_nets import deit, images, one_stage, opinionated, tiny, vit_block
 from prunekit.core import PruningPlan
 from prunekit.errors import ExportError, InputError
 from prunekit.export import export_onnx
-from prunekit.methods.dynasegformer import cost, gates_of, make_static, masks_of, narrow, places, use_path
+from prunekit.methods.dynasegformer import Gate, cost, gates_of, make_static, masks_of, narrow, places, use_path
 from prunekit.methods.dynasegformer.gather import columns, depthwise, rows
+from prunekit.methods.dynasegformer.layers import GatedAttention, GatedMixFFN, GatedMlp, GatedQKV
 from prunekit.profiling import count_macs
 from prunekit.surgery import find_groups, prune
 
@@ -34,6 +36,52 @@ def test_both_paths_are_equal(build, sparsity) -> None:
             with torch.no_grad():
                 wanted = masked(x)
                 assert (wanted - gathered(x)).abs().max() <= bound * wanted.abs().max(), (dtype, batch)
+
+
+def by_hand(layer: nn.Module, x_BNC: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The layer written out: every neuron computed, and times M once, where it is read."""
+
+    def masks(*pairs):
+        return [gate.mask(gate(tokens, weight))[:, None] for gate, tokens, weight in pairs]
+
+    def attended(q, k, v, heads: int, scale: float) -> torch.Tensor:
+        parts = [t.chunk(heads, dim=2) for t in (q, k, v)]
+        return torch.cat([softmax(a @ b.mT * scale, -1) @ c for a, b, c in zip(*parts, strict=True)], 2)
+
+    if isinstance(layer, GatedMixFFN):
+        (m,) = masks((layer.gate, x_BNC, layer.fc1.weight))
+        y_BUhw = layer.depthwise(layer.fc1(x_BNC).mT.unflatten(2, size))
+        return (gelu(y_BUhw).flatten(2).mT * m) @ layer.fc2.weight.T + layer.fc2.bias
+    if isinstance(layer, GatedAttention):
+        y = x_BNC
+        if layer.reduce is not None:
+            y = layer.norm(layer.reduce(x_BNC.mT.unflatten(2, size)).flatten(2).mT)
+        qk, v = masks((layer.qk_gate, x_BNC, layer.query.weight), (layer.value_gate, y, layer.value.weight))
+        heads = layer.num_heads
+        return layer.project(attended(layer.query(x_BNC) * qk, layer.key(y), layer.value(y) * v, heads, layer.scale))
+    if isinstance(layer, GatedQKV):
+        query, _, value = layer.qkv.weight.chunk(3)
+        qk, v = masks((layer.qk_gate, x_BNC, query), (layer.value_gate, x_BNC, value))
+        a, b, c = layer.qkv(x_BNC).chunk(3, dim=2)
+        return layer.proj(attended(a * qk, b, c * v, layer.num_heads, layer.scale))
+    (m,) = masks((layer.gate, x_BNC, layer.fc1.weight))
+    return layer.fc2(gelu(layer.fc1(x_BNC)) * m)
+
+
+@pytest.mark.parametrize("path", ["masked", "gathered"])
+@pytest.mark.parametrize("kind", [GatedMixFFN, GatedAttention, GatedQKV, GatedMlp])
+def test_a_gates_value_multiplies_once_and_where_it_should(kind, path) -> None:
+    build = vit_block if kind in (GatedQKV, GatedMlp) else tiny
+    dynamic = use_path(opinionated(build(), 0.5).double(), path)
+    layers = [module for module in dynamic.modules() if isinstance(module, kind)]
+    assert layers
+    for layer in layers:
+        channels = next(gate for gate in layer.modules() if isinstance(gate, Gate)).norm.normalized_shape[0]
+        x_BNC = torch.randn(2, 128, channels, generator=torch.Generator().manual_seed(3)).double()
+        given = (x_BNC,) if build is vit_block else (x_BNC, torch.Size((8, 16)))
+        with torch.no_grad():
+            wanted = by_hand(layer, x_BNC, (8, 16))
+            assert (layer(*given) - wanted).abs().max() <= 1e-9 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("size", [(32, 64), (33, 47), (31, 65)])
