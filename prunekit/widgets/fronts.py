@@ -30,25 +30,25 @@ def unbeaten(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def fronts_view(points: Points, generation: int, *, rival: Points | None = None) -> View:
+def fronts_view(points: Points, generation: int, *, rival: Points | None = None, cost: str = "MACs") -> View:
     """All candidates up to a generation (0 = the start), the new ones marked, and the front. rival: of another search,
-    as many candidates. InputError for a generation that is none.
+    as many candidates. cost: what is counted. InputError for a generation that is none.
     """
     from matplotlib import pyplot as plt
 
     so_far = _upto(points, generation)
     best = unbeaten(so_far)
     fig, ax = plt.subplots(figsize=(6, 4.6), layout="constrained")
-    _draw(ax, points, generation, rival)
+    _draw(ax, points, generation, rival, cost)
     ax.legend(loc="upper right", fontsize=10, frameon=False)
-    half = [error for cost, error in best if cost <= 0.5]
+    half = [error for price, error in best if price <= 0.5]
     said = f"generation {generation}: {len(so_far)} candidates, {len(best)} on the front"
     more = f"least error at up to half of the cost {min(half):.3f}" if half else "none at up to half of the cost yet"
     fig.suptitle(f"{said}\n{more}", fontsize=11)
-    return View(fig, f"{said}; {more}. Error against cost, new candidates marked, the front as a line.")
+    return View(fig, f"{said}; {more}. Error against {cost}, new candidates marked, the front as a line.")
 
 
-def front_strip(points: Points, *, rival: Points | None = None, frames: int = 4) -> Figure:
+def front_strip(points: Points, *, rival: Points | None = None, frames: int = 4, cost: str = "MACs") -> Figure:
     """The same as a strip of frames, from the start to the last generation, two a row."""
     from matplotlib import pyplot as plt
 
@@ -61,7 +61,7 @@ def front_strip(points: Points, *, rival: Points | None = None, frames: int = 4)
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
     for ax, generation in zip(axes.flat, shown):
-        _draw(ax, points, generation, rival)
+        _draw(ax, points, generation, rival, cost)
         ax.set_title("start" if generation == 0 else f"generation {generation}", fontsize=11)
     axes.flat[0].legend(fontsize=9, frameon=False, loc="upper right")
     return fig
@@ -82,7 +82,7 @@ def _upto(points: Points, generation: int) -> list[Point]:
     return [point for one in points[: generation + 1] for point in one]
 
 
-def _draw(ax: Any, points: Points, generation: int, rival: Points | None) -> None:
+def _draw(ax: Any, points: Points, generation: int, rival: Points | None, cost: str) -> None:
     blue, orange = colors(2)
     so_far, new = _upto(points, generation), points[generation]
     ax.scatter(*zip(*so_far), s=8, color="0.75", label="earlier")
@@ -91,8 +91,9 @@ def _draw(ax: Any, points: Points, generation: int, rival: Points | None) -> Non
         other = unbeaten(_upto(rival, min(generation, len(rival) - 1)))
         ax.step(*zip(*other), where="post", color=orange, lw=1.5, ls="--", label="random's front")
     ax.step(*zip(*unbeaten(so_far)), where="post", color=blue, lw=1.8, label="front")
-    ax.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
-    ax.set_xlabel("MACs, of the whole network's", fontsize=10)
+    most = max(price for one in (*points, *(rival or ())) for price, _ in one)  # a time may exceed the whole one's
+    ax.set(xlim=(0, 1.02 * max(1, most)), ylim=(-0.02, 1.02))
+    ax.set_xlabel(f"{cost}, of the whole network's", fontsize=10)
     ax.set_ylabel("error", fontsize=10)
     ax.label_outer()
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
 """EAPruning: seconds and bytes of a ResNet-50 candidate, of gathering its Gram matrices, and of a whole mini search.
 
-Seconds are of the CPU, of one thread: what the code costs when nothing else runs.
+Seconds are of the CPU, of one thread: what the code costs when nothing else runs. Where two cores idle, the wall's too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from prunekit.course.eapruning import trials
 from prunekit.methods import eapruning
 from prunekit.methods.eapruning import Fitness, Settings
 from prunekit.methods.eapruning.leading import Memory, solver
 from prunekit.methods.eapruning.rebuild import CACHE
 from prunekit.models.classifiers import resnet_mini
 from prunekit.observe import grams
+from prunekit.observe.grams import _Sum
 from prunekit.observe.maps import layer_of
 from prunekit.surgery import find_groups
 
@@ -83,9 +85,35 @@ def test_a_resnet50_candidate(resnet50: tuple[nn.Module, eapruning.Space]) -> No
         y_SO = x_SD @ layer.weight.detach().flatten(1).double().T
         theirs += cpu(lambda x_SD=x_SD, keep=keep, y_SO=y_SO: lstsq(x_SD[:, keep], y_SO)) * len(names)
         held += each.bytes * len(names)
-    print(f"{len(reads)} layers: {ours:.2f} s a candidate, lstsq from {SAMPLES} samples {theirs:.0f} s", end=" ")
+    print(
+        f"{len(reads)} layers: {ours:.2f} s of triangles a candidate, lstsq from {SAMPLES} samples {theirs:.0f} s",
+        end=" ",
+    )
     print(f"({theirs / ours:.0f}x); factors made once in {factoring:.0f} s, held in {held / 2**30:.2f} GiB")
     assert theirs >= 20 * ours and held < 1.5 * 2**30
+
+
+def test_the_users_way_to_a_resnet50_candidate(resnet50: tuple[nn.Module, eapruning.Space]) -> None:
+    """masked(counts) from nothing remembered: triangles, copies, types and masks of all layers; then remembered."""
+    model, space = resnet50
+    solvers = {}
+    for group in space.groups.values():
+        for member in group.consumers():
+            layer = layer_of(model, member.tensor)
+            assert isinstance(layer, (nn.Conv2d, nn.Linear))
+            size = layer.weight[0].numel() + 1
+            gram_DD = torch.full((size, size), 0.1).double().fill_diagonal_(1.0)
+            solvers[member.tensor] = solver(layer, {group.name: member.index}, space.order, gram_DD)
+    ready = eapruning.Rebuilder(model, space, solvers)
+    half = tuple(size // 2 for size in space.whole)
+    times = {"anew": [], "remembered": []}
+    for _ in range(3):
+        ready.memory = Memory(CACHE)
+        times["anew"].append(cpu(lambda: ready.masked(half)))
+        times["remembered"].append(cpu(lambda: ready.masked(half)))
+    anew, remembered = (min(each) for each in times.values())
+    print(f"masked: {anew:.2f} s, the same again {remembered:.2f} s; factors {ready.bytes / 2**30:.2f} GiB")
+    assert anew <= 6 and remembered <= anew and 1.0 < ready.bytes / 2**30 < 1.3
 
 
 def lstsq(x_Sn: Tensor, y_SO: Tensor) -> Tensor:
@@ -93,7 +121,9 @@ def lstsq(x_Sn: Tensor, y_SO: Tensor) -> Tensor:
     return torch.linalg.lstsq(x_Sn, y_SO, driver="gels").solution
 
 
-def test_gathering_costs_less_than_the_forward_passes(resnet50: tuple[nn.Module, eapruning.Space]) -> None:
+def test_gathering_costs_less_than_the_forward_passes(
+    resnet50: tuple[nn.Module, eapruning.Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """112 images of 224 x 224: enough for each layer to add its samples to the matrix once in full."""
     model, space = resnet50
     layers = sorted({m.tensor for g in space.groups.values() for m in g.consumers()})
@@ -105,12 +135,23 @@ def test_gathering_costs_less_than_the_forward_passes(resnet50: tuple[nn.Module,
                 model(x)
 
     plain = cpu(forward)
+    most = {"waiting": 0, "matrices": 0}
+    held: dict[int, tuple[int, int]] = {}
+    add = _Sum.add
+
+    def watched(each: _Sum, x_SD: Tensor) -> None:
+        rows = x_SD.nbytes + sum(part.nbytes for part in each.waiting)  # before a full one is added
+        add(each, x_SD)
+        held[id(each)] = (rows, 0 if each.gram_DD is None else each.gram_DD.nbytes)
+        for name, total in zip(most, map(sum, zip(*held.values()))):
+            most[name] = max(most[name], total)
+
+    monkeypatch.setattr(_Sum, "add", watched)
     both = cpu(lambda: grams(model, space.groups, layers, images, method="eapruning", samples=10))
-    waiting = sum(1024 * (model.get_parameter(name)[0].numel()) * 4 for name in layers)
-    matrices = sum((model.get_parameter(name)[0].numel() + 1) ** 2 * 8 for name in layers)
+    waiting, matrices = most.values()
     print(f"forward {plain:.1f} s, with Gram matrices {both:.1f} s ({both / plain:.2f}x);", end=" ")
     print(f"matrices {matrices / 2**30:.2f} GiB, samples that wait {waiting / 2**30:.2f} GiB at most")
-    assert both <= 2 * plain
+    assert both <= 2 * plain and matrices < 2**30 and waiting < 0.25 * 2**30  # as rebuilder's docstring says
 
 
 @dataclass(frozen=True)
@@ -151,6 +192,7 @@ def test_a_mini_search(tmp_path: Path) -> None:
     ready = eapruning.rebuilder(model, space, [(images, 0)], samples=8)
     error = eapruning.Misclassified(images, torch.randint(0, 5, (200,)), batch=50)
     settings = Settings(population=40, offspring=26, generations=10)
+    quiet = (os.cpu_count() or 1) >= 2 and os.getloadavg()[0] < 1.5  # this process itself is one
     results, critical, wall = [], {1: [], 2: []}, {1: [], 2: []}
     warm = replace(settings, generations=1)
     eapruning.search(Fitness(ready, error), warm, quiet=True)  # imports and caches are nobody's
@@ -171,3 +213,20 @@ def test_a_mini_search(tmp_path: Path) -> None:
     print(f"by the wall {one:.0f} and {two:.0f} s ({one / two:.2f}x)")
     assert all(found.generations == results[0].generations for found in results)
     assert shared <= 60 and 1.6 <= ratio <= 2.1  # more than two would be a mistake of the measurement
+    if quiet:
+        assert one / two >= 1.4
+    else:
+        print("by the wall not judged: other processes have the cores")
+
+
+def test_deits_search_beats_chance_again() -> None:
+    """One seed of claim E2's runs made anew: 300 candidates from a start of uniform counts, and as many at random."""
+    found = {}
+    for how in ("nsga3", "random"):
+        way = trials.Way("deit", how=how, sampling="uniform")
+        lab = trials.Bench(4, Path()).lab(way)
+        settings = replace(lab.preset.search, sampling=way.sampling, seed=4)
+        start = time.perf_counter()
+        found[how] = eapruning.search(lab.fitness, settings, how=way.how, quiet=True).hypervolumes()[-1]
+        print(f"{how}: hypervolume {found[how]:.4f} in {time.perf_counter() - start:.0f} s")
+    assert found["nsga3"] > found["random"] + 0.02

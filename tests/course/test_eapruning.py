@@ -10,7 +10,11 @@ from typing import Literal
 
 import pytest
 import torch
+from PIL import Image
+from timm.layers import DropPath
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from prunekit.core import PruningPlan
@@ -20,11 +24,12 @@ from prunekit.course.eapruning import EAPRUNING, data, experiment, override, pre
 from prunekit.course.experiments import adamw
 from prunekit.data.transforms import classify_transform
 from prunekit.errors import BudgetError, CheckpointError, DataError, DownloadError, InputError
-from prunekit.methods.eapruning import Candidate, Found, Misclassified, Settings
+from prunekit.methods.eapruning import Candidate, Found, Misclassified, Settings, rebuilder
 from prunekit.models import zoo
 from prunekit.models.classifiers import deit_mini
 from prunekit.profiling import count_macs
-from prunekit.surgery import find_groups, load_pruned
+from prunekit.surgery import find_groups, load_pruned, prune
+from prunekit.train import finetune
 
 TINY = replace(
     preset_of("mini", "mobilenet"),
@@ -61,6 +66,9 @@ def test_the_presets_have_the_papers_numbers() -> None:
     assert (resnet.tune.lr, resnet.tune.batch, resnet.tune.weight_decay, resnet.fresh) == (0.2, 512, 1e-4, True)
     assert (mobile.tune.lr, mobile.tune.batch, mobile.tune.weight_decay, mobile.fresh) == (0.05, 256, 4e-5, False)
     assert resnet.tune.steps == 200 * 2503 and mobile.tune.steps == 150 * 5005 and deit.tune.steps == 100 * 1252
+    assert (deit.tune.lr, deit.tune.batch, deit.tune.weight_decay, deit.fresh) == (0.001, 1024, 0.05, False)
+    assert (deit.tune.optimizer, deit.tune.config(seed=0).schedule, deit.recipe) == ("adamw", "cosine", "deit")
+    assert deit.tune.config(seed=0).warmup == 5 * 1252 and not deit.tune.decay_norm and resnet.recipe == "plain"
     assert deit.samples == 20 and deit.tokens == 1
     assert 4.111 * (1 - resnet.macs_ratio) == pytest.approx(2.019) and 569 * (1 - mobile.macs_ratio) == pytest.approx(
         302
@@ -76,6 +84,8 @@ def test_override() -> None:
     assert deit.training == deit.tune and deit.training.lr < 0.001
     fresh = override(deit, fresh=True, steps=7).training
     assert (fresh.lr, fresh.steps) == (0.002, 7) and TINY.training == replace(TINY, fresh=True).training
+    other = override(TINY, sampling="uniform", held=7, samples=3, step=2)
+    assert (other.search.sampling, other.held, other.samples, other.step) == ("uniform", 7, 3, 2)
     pixels = preset_of("mini", "segmenter")
     assert override(pixels, model="pspnet_mini", size=(32, 64)).model == "pspnet_mini"
     with pytest.raises(InputError, match="no network 'resnet_mini' for scenes"):
@@ -88,6 +98,7 @@ def test_override() -> None:
         ({"steps": 0}, "steps is 0"),
         ({"plans": 0}, "plans is 0"),
         ({"images": -5}, "images is -5"),
+        *(({name: 0}, f"{name} is 0") for name in ("held", "samples", "step")),
         ({"generations": 0}, "whole"),
         ({"population": 2}, "whole"),
         *(({"macs_ratio": ratio}, "from 0 up to but not 1.*--macs-ratio") for ratio in (1.5, 1.0, -0.1, float("nan"))),
@@ -165,6 +176,20 @@ def test_what_is_made_small_may_be_measured_or_counted(cost: Literal["latency", 
         assert price == space.params(half) / space.params(space.whole)
     else:
         assert price > 0 and lab.fitness.price(half) != price  # measured anew
+
+
+@pytest.mark.filterwarnings(f"ignore:.*{FEW}")
+def test_the_presets_samples_are_those_of_the_lab() -> None:
+    """DeiT's class token is always among them."""
+    deit = replace(preset_of("mini", "deit"), images=20, held=20)
+    source = data.sources(deit, None)
+    model = experiment.dense_model(deit, source.classes)
+    lab = experiment.prepare(deit, source, model)
+    batches, _ = data.split(deit, source, torch.device("cpu"), seed=0)
+    known = [
+        rebuilder(model, lab.rebuilder.space, batches, samples=deit.samples, first=first).describe() for first in (1, 0)
+    ]
+    assert lab.rebuilder.describe() == known[0] != known[1]
 
 
 def test_runs_that_differ_have_folders_of_their_own() -> None:
@@ -262,9 +287,10 @@ def test_every_need_has_its_runs() -> None:
     assert claims.known("E7").metric == "kept"
 
 
-def test_the_recorded_fronts_of_the_mini_resnet_grow_and_beat_chance_with_each_seed() -> None:
+@pytest.mark.parametrize("model", ["resnet_mini", "deit_mini"])
+def test_the_recorded_fronts_grow_and_beat_chance_with_each_seed(model: str) -> None:
     """300 candidates each, as many at random, from the same start."""
-    runs = {(r.method, r.seed): r for r in ledger.load("E2", folder=RESULTS) if r.settings["model"] == "resnet_mini"}
+    runs = {(r.method, r.seed): r for r in ledger.load("E2", folder=RESULTS) if r.settings["model"] == model}
     for seed in range(5):
         ours, chance = (runs[how, seed] for how in ("nsga3", "random"))
         assert ours.settings == chance.settings and ours.settings["budget"] == 300
@@ -290,6 +316,45 @@ def test_what_deit_keeps() -> None:
     whole = dict.fromkeys(("first", "early", "middle", "late"), 1.0)
     assert trials.kept(space, counts) == {**whole, "last": 0.75}
     assert json.loads(json.dumps(trials.settings("E2", trials.Way("deit"))))["model"] == "deit_mini"
+
+
+def test_deit_is_trained_on_changed_pictures_and_mixed_labels(tmp_path: Path) -> None:
+    classes, dice = 5, torch.Generator().manual_seed(0)
+    for n in range(classes):
+        for part in ("train", "val"):
+            (folder := tmp_path / part / f"n{n}").mkdir(parents=True)
+            picture = torch.randint(0, 256, (40, 40, 3), generator=dice, dtype=torch.uint8)
+            Image.fromarray(picture.numpy()).save(folder / "a.png")
+    preset = replace(preset_of("full", "deit_base"), size=(32, 32), pretrained=False)
+    source = data.sources(preset, tmp_path)
+    torch.manual_seed(0)
+    items = [source.train[n % classes] for n in range(120)]
+    shares = torch.stack([share for _, share in items])
+    assert all(image.shape == (3, 32, 32) for image, _ in items) and torch.allclose(shares.sum(1), torch.ones(120))
+    assert shares.topk(2).indices[:, 1].unique().numel() > 1 and (shares.max(1).values < 0.999).any()
+    assert isinstance(source.plain[0][1], int) and torch.equal(source.plain[0][0], source.plain[0][0])
+    logits, labels = torch.randn(120, classes), shares.argmax(1)
+    smooth = 0.9 * nn.functional.one_hot(labels, classes) + 0.1 / classes
+    wanted = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(source.loss(logits, labels), wanted)
+    torch.testing.assert_close(source.loss(logits, nn.functional.one_hot(labels, classes).float()), wanted)
+    loader = DataLoader(source.train, 4, shuffle=True)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+    config = replace(preset.tune, steps=2).config(seed=0, quiet=True)
+    first, again = (finetune(net, loader, config, loss_fn=source.loss).model for _ in range(2))
+    assert torch.equal(first[1].weight, again[1].weight)
+
+
+def test_stochastic_depth_stays_in_a_pruned_deit() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3, drop_path_rate=0.1
+    )
+    groups = find_groups(model.eval(), torch.zeros(1, 3, 16, 16))
+    space = trials.eapruning.space(model, groups)
+    small = prune(model, groups, space.plan(space.counts(0 * space.levels))).train()
+    kept = [module.drop_prob for module in small.modules() if isinstance(module, DropPath)]
+    assert kept == [pytest.approx(0.1)] * 2
 
 
 def test_pictures_are_normalised_as_the_weights_expect() -> None:

@@ -49,6 +49,16 @@ def test_a_strip_has_its_frames():
     assert [ax.get_visible() for ax in front_strip(many[:1]).axes] == [True, False]
 
 
+def test_the_axis_says_what_is_counted_and_holds_all_of_it():
+    slow = ([(1.3, 0.2), (0.4, 0.5)], [(0.3, 0.6)])
+    (ax,) = fronts_view(slow, 1, cost="latency").fig.axes
+    assert ax.get_xlabel() == "latency, of the whole network's" and ax.get_xlim()[1] > 1.3
+    strip = front_strip(POINTS, rival=slow, cost="params").axes
+    assert strip[-1].get_xlabel().startswith("params,") and strip[0].get_xlim()[1] > 1.3
+    (ax,) = fronts_view(POINTS, 1).fig.axes
+    assert ax.get_xlabel() == "MACs, of the whole network's" and ax.get_xlim() == (0, 1.02)
+
+
 def test_explore_and_what_it_refuses(monkeypatch: pytest.MonkeyPatch):
     seen = {}
     monkeypatch.setattr("prunekit.widgets.fronts.explore", lambda draw, controls: seen.update(controls))

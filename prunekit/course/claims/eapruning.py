@@ -44,7 +44,7 @@ EAPRUNING = (
     Claim(
         "E5",
         "training from scratch is no worse than fine-tuning",
-        "Li 2022, Table 5: DeiT-Base; Figure 3b for ResNet-50",
+        "Li 2022, Table 5: DeiT-Base; not judged: by more for smaller networks, and Figure 3b's ResNet-50",
         {
             "from scratch −24 %": "81.45",
             "fine-tuned −24 %": "81.28",

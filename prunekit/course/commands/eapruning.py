@@ -18,6 +18,10 @@ def add_to(experiments: Any, common: argparse.ArgumentParser) -> argparse.Argume
     parser.add_argument("--heads", choices=("number", "dimension"), help="what attention loses")
     parser.add_argument("--fresh", action=argparse.BooleanOptionalAction, help="train the chosen one from scratch")
     parser.add_argument("--images", type=int, help="to rebuild weights on")
+    parser.add_argument("--samples", type=int, help="outputs drawn from each of them, a layer")
+    parser.add_argument("--held", type=int, help="other images, for the error of candidates")
+    parser.add_argument("--step", type=int, help="of counts of channels and neurons")
+    parser.add_argument("--sampling", choices=("uniform", "spread"), help="of the start: spread has all sizes")
     parser.add_argument("--population", type=int, help="candidates that the search starts with")
     parser.add_argument("--generations", type=int, help="of the search")
     parser.add_argument("--plans", type=int, help="along the front, left as files")
@@ -32,6 +36,6 @@ def run_with(args: argparse.Namespace) -> None:
     from prunekit.course.eapruning import override, preset_of, run
 
     names = ("model", "macs_ratio", "cost", "choose", "heads", "fresh", "images", "plans", "pretrained")
-    names += ("population", "generations")
+    names += ("population", "generations", "sampling", "held", "samples", "step")
     preset, same = asked(args, names, preset_of, override)
     run(preset, root=args.root, processes=args.processes, **same)

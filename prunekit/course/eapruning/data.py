@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from prunekit.course.eapruning.preset import MODELS, EaPruning
+from prunekit.course.eapruning.recipe import Mixed, deit_transform, smoothed_loss
 from prunekit.course.experiments import pictures, segmentation
 from prunekit.data.real import ImageNet, TinyImageNet
 from prunekit.data.scenes import THINGS, SceneCrops
@@ -71,10 +72,15 @@ def sources(preset: EaPruning, root: Path | None) -> Sources:
     if root is None:
         raise DataError(f"where is {CLASSIFIED[preset.dataset].NAME}? Give its folder: --root PATH.")
     reader, side = CLASSIFIED[preset.dataset], preset.size[0]
-    view = partial(classify_transform, side, **normalisation(preset))
-    train = reader(root, "train", transform=view(train=True))
+    stats = normalisation(preset)
+    view = partial(classify_transform, side, **stats)
     plain, test = (reader(root, part, transform=view(train=False)) for part in ("train", "val"))
-    return Sources(train, plain, len(train.classes), classification_loss, "top1", partial(_top1, test=test))
+    measure = partial(_top1, test=test)
+    if preset.recipe == "deit":
+        train = Mixed(reader(root, "train", transform=deit_transform(side, **stats)), len(plain.classes))
+        return Sources(train, plain, len(plain.classes), smoothed_loss, "top1", measure)
+    train = reader(root, "train", transform=view(train=True))
+    return Sources(train, plain, len(train.classes), classification_loss, "top1", measure)
 
 
 def normalisation(preset: EaPruning) -> dict[str, tuple[float, ...]]:

@@ -201,7 +201,7 @@ def run(
         }
         metrics = {**measure(small), **before, **costs(lab.groups, plan), "hypervolume": found.hypervolumes()[-1]}
         metrics |= {"held_error": worth.error, "cost": worth.cost, "certificate": certificate.max_error}
-        _leave(found, plan, small, folder, preset.plans)
+        _leave(found, plan, small, folder, preset)
         _report(preset, source, plan, metrics, scale=scale, seed=seed, seconds=starts.total())
     return Outcome(small, plan, found, certificate, metrics)
 
@@ -211,14 +211,15 @@ def digest(plan: PruningPlan) -> str:
     return hashlib.sha256(json.dumps(sorted(plan.keep.items())).encode()).hexdigest()[:8]
 
 
-def _leave(found: eapruning.Found, plan: PruningPlan, small: nn.Module, folder: Path, number: int) -> None:
+def _leave(found: eapruning.Found, plan: PruningPlan, small: nn.Module, folder: Path, preset: EaPruning) -> None:
     """Plans, the small network, the picture."""
     (folder / "plans").mkdir(parents=True, exist_ok=True)
-    for place, (each, _) in enumerate(found.plans(number)):
+    for place, (each, _) in enumerate(found.plans(preset.plans)):
         each.save(folder / "plans" / f"{place:02d}.json")
     plan.save(folder / "plan.json")
     save_pruned(folder / "small", small, plan)
-    front_strip(found.points()).savefig(folder / "front.png", dpi=120)
+    cost = {"macs": "MACs"}.get(preset.cost, preset.cost)
+    front_strip(found.points(), cost=cost).savefig(folder / "front.png", dpi=120)
 
 
 def _report(

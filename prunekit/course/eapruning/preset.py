@@ -2,8 +2,9 @@
 
 The numbers of `full` are Sections 4.1 to 4.5 of Li et al. (arXiv 2210.00181): ImageNet, 1,500 images to rebuild weights
 on (3,000 for MobileNetV1), 5,000 others of the training set for the error, 64 candidates and then 30 times 50 (ResNet50
-47 times 32), and its trainings, epochs turned into steps. Where it is silent: ten patches of each image, DeiT's
-fine-tuning at DeiT's own learning rate for its batch, MLPs in steps of 32 neurons. The sizes of plan are the paper's
+47 times 32), and its trainings, epochs turned into steps. DeiT's is the one of DeiT (Touvron et al., ICML 2021): 0.001
+for a batch of 1,024 after five epochs of warm-up, no decay of biases and norms, and what recipe.py says. Where the
+paper is silent: ten patches of each image, MLPs in steps of 32 neurons. The sizes of plan are the paper's
 2,019 M (ResNet50), 302 M (MobileNetV1) and 13.5 G (DeiT-Base, fine-tuned); 11.0 G is `--macs-ratio 0.382 --fresh
 --steps 626000`.
 
@@ -32,7 +33,7 @@ from prunekit.models import zoo
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": partial(timm.create_model, "resnet50.tv_in1k"),
     "mobilenetv1": partial(timm.create_model, "mobilenetv1_100"),
-    "deit_base": partial(timm.create_model, "deit_base_patch16_224"),
+    "deit_base": partial(timm.create_model, "deit_base_patch16_224", drop_path_rate=0.1),
 }
 SIDES = {"deit_base": 224, "deit_mini": 32}  # pixels; a transformer's positions are as many as it was made for
 IMAGENET = 1_281_167  # images of training
@@ -47,7 +48,8 @@ class EaPruning:
     macs_ratio: fraction of the cost that the chosen network lacks at least. images: to rebuild weights on, held: others
     of the training set, for the error. samples: outputs drawn from each image, the first `tokens` of them a
     transformer's first tokens. step: of counts of channels and neurons. fresh: the chosen network is trained from
-    scratch, not from its rebuilt weights. plans: along the front, left as files.
+    scratch, not from its rebuilt weights. recipe: of training pictures and labels, plain: crops and flips. plans: along
+    the front, left as files.
     """
 
     dataset: str
@@ -67,6 +69,7 @@ class EaPruning:
     heads: Heads = "number"
     step: int = 1
     fresh: bool = False
+    recipe: Literal["plain", "deit"] = "plain"
     plans: int = 8
     pretrained: bool = False
 
@@ -145,7 +148,8 @@ EAPRUNING: dict[Scale, dict[str, EaPruning]] = {
         ),
         "deit_base": _full(
             "deit_base",
-            Stretch(epochs(100, 1024), 1024, 0.001, 0.05, optimizer="adamw"),
+            Stretch(epochs(100, 1024), 1024, 0.001, 0.05, optimizer="adamw", warmup=epochs(5, 1024), decay_norm=False),
+            recipe="deit",
             macs_ratio=1 - 13.5 / 17.8,
             samples=20,
             tokens=1,
@@ -161,8 +165,8 @@ def preset_of(scale: Scale, name: str | None = None) -> EaPruning:
 
 
 def override(preset: EaPruning, **given: Any) -> EaPruning:
-    """The preset with what is not None instead. steps, batch: of every training. population, generations: of the
-    search. InputError for a number out of range, and for a network that does not fit the data.
+    """The preset with what is not None instead. steps, batch: of every training. population, generations, sampling: of
+    the search. InputError for a number out of range, and for a network that does not fit the data.
     """
     given = {name: value for name, value in given.items() if value is not None}
     check_numbers(given)
@@ -170,7 +174,7 @@ def override(preset: EaPruning, **given: Any) -> EaPruning:
     if "model" in given:
         there = (MODELS, zoo.CLASSIFIERS) if preset.classifies else (zoo.BUILDERS,)
         pick_model(given["model"], *there, of=preset.dataset)
-    search = {name: given.pop(name) for name in ("population", "generations") if name in given}
+    search = {name: given.pop(name) for name in ("population", "generations", "sampling") if name in given}
     stretches = {name: getattr(preset, name) for name in ("tune", "scratch", "pretrain")}
     given |= {name: replace(stretch, **each) for name, stretch in stretches.items() if stretch}
     given["search"] = replace(preset.search, **search)

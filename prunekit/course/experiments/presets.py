@@ -70,7 +70,8 @@ def pick_model(name: str, *known: Iterable[str], of: str = "") -> str:
 
 def check_numbers(given: Mapping[str, Any]) -> None:
     """InputError when counts, where they are given, are below 1, or a fraction to remove is not from 0 up to 1."""
-    for name in ("steps", "batch", "size", "side", "round_to", "min_keep", "candidates", "images", "plans"):
+    counts = ("steps", "batch", "size", "side", "round_to", "min_keep", "candidates", "images", "plans")
+    for name in (*counts, "held", "samples", "step"):
         if name in given and min(np.atleast_1d(given[name])) < 1:
             raise InputError(f"{name} is {given[name]}; give whole numbers from 1 on.")
     for name in ("macs_ratio", "percentage"):

@@ -34,7 +34,8 @@ How = Literal["nsga3", "random"]
 class Settings:
     """population: candidates of the start and of each generation; offspring: new ones a generation; so population +
     generations * offspring are evaluated. sampling: of the start, see Space.draw. directions: NSGA-III's reference
-    directions, as many as the population without. window: costs that are allowed, fractions of the whole network's.
+    directions, as many as the population without; fewer in a space that has fewer candidates. window: costs that are
+    allowed, fractions of the whole network's.
     """
 
     population: int = 64

@@ -358,6 +358,21 @@ def test_asymmetric_says_so_too() -> None:
         eapruning.asymmetric(dead, halves, BATCHES, samples=10**6)
 
 
+def test_memory_forgets_what_was_asked_for_longest_ago() -> None:
+    made: list[str] = []
+
+    def make(name: str) -> Tensor:
+        made.append(name)
+        return torch.zeros(10)  # 40 bytes
+
+    memory = leading.Memory(100)
+    for name in "abacab":  # c pushes b out, since a was asked for again
+        memory.get(name, lambda name=name: make(name))
+    assert made == ["a", "b", "c", "b"] and list(memory.found) == ["a", "b"] and memory.used == 80
+    memory.get("large", lambda: torch.zeros(100))
+    assert list(memory.found) == ["large"] and memory.used == 400, "one is kept, whatever its size"
+
+
 def test_bad_input() -> None:
     model = cnn()
     ours = ready(model)

@@ -25,7 +25,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from candidates import BATCHES, cnn, error, groups_of, ready
+from candidates import BATCHES, IMAGES, cnn, error, groups_of, ready, vit
 
 from prunekit.errors import (
     BudgetError,
@@ -104,7 +104,7 @@ def test_a_search_on_a_network(fitness: Fitness, unbroken: eapruning.Found) -> N
     space = fitness.rebuilder.space
     assert len(unbroken.generations) == 4 and len(unbroken.generations[0]) == 10
     asked = [c.counts for c in unbroken.candidates()]
-    assert len(asked) <= SHORT.budget
+    assert len(set(asked)) == len(asked) <= SHORT.budget
     for each in unbroken.generations[-1][:3]:  # the values are those of the networks
         assert fitness.error(unbroken.small(each.counts)) == pytest.approx(each.error, abs=1 / 60)
         assert each.cost == pytest.approx(space.macs(each.counts) / space.macs(space.whole))
@@ -540,6 +540,19 @@ def test_bad_settings(fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None
         search(fitness, SHORT, quiet=True)
 
 
+def test_counts_go_in_steps() -> None:
+    """Of neurons; heads go one by one."""
+    ready_ = ready(vit(), step=16)
+    space = ready_.space
+    answers = eapruning.Misclassified(IMAGES, torch.zeros(len(IMAGES)).long())
+    found = search(Fitness(ready_, answers), SHORT, quiet=True)
+    for each in found.candidates():
+        for name, count, size in zip(space.names, each.counts, space.whole, strict=True):
+            assert space.least[name] <= count <= size and (size - count) % space.step[name] == 0
+    seen = {name: {each.counts[n] for each in found.candidates()} for n, name in enumerate(space.names)}
+    assert all(len(counts) > 1 for counts in seen.values()) and {space.step[n] for n in space.names} == {1, 16}
+
+
 def test_a_small_space_ends_early_and_nothing_is_done_twice() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
     space = eapruning.space(model, groups_of(model))
@@ -571,6 +584,8 @@ def test_front_and_hypervolume() -> None:
     )
     assert eapruning.hypervolume([]) == 0
     assert eapruning.along(best, 2) == (best[0], best[-1]) and len(eapruning.along(best, 99)) == len(best)
+    crowd = [Candidate((n,), 1 - 0.01 * n, cost) for n, cost in enumerate((0.1, 0.11, 0.12, 0.13, 0.38, 0.72, 1.0))]
+    assert [each.cost for each in eapruning.along(crowd, 4)] == [0.1, 0.38, 0.72, 1.0]  # nearest to 0.1, 0.4, 0.7, 1
     drawn = sketch(best)
     assert len(drawn) == 11 and drawn[1:-1].strip() == "".join(sorted(drawn[1:-1].strip(), reverse=True))
 
