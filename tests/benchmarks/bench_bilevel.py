@@ -56,23 +56,23 @@ def way(make: Callable[[], nn.Module], groups: Groups | None, implicit: bool = T
     return Way(gated, masks)
 
 
-# TopFormer's layers are many and cheap, so a mask behind each weighs more
-@pytest.mark.parametrize(("make", "limit"), [(deeplabv3_mini, 1.1), (topformer_mini, 1.3)])
-def test_a_step_of_the_search_costs_about_a_step_of_training(make: Callable[[], nn.Module], limit: float) -> None:
+@pytest.mark.parametrize("make", [deeplabv3_mini, topformer_mini])
+def test_a_step_of_the_search_costs_about_a_step_of_training(make: Callable[[], nn.Module]) -> None:
     groups = find_groups(make().eval(), X[:1])
     ways = {"plain": way(make, None), "implicit": way(make, groups), "without": way(make, groups, implicit=False)}
-    for round_ in range(9):
+    for round_ in range(13):
         for one in ways.values():  # in turns: a machine that slows down slows all
             start = time.process_time()
             one.step()
             if round_:
                 one.seconds.append(time.process_time() - start)
-    middle = {name: statistics.median(one.seconds) for name, one in ways.items()}
+    plain = ways["plain"].seconds
+    times = {name: statistics.median(b / a for a, b in zip(plain, one.seconds)) for name, one in ways.items()}
     peaks = {name: _peak(one) for name, one in ways.items()}
     for name in ways:
-        times = middle[name] / middle["plain"]
-        print(f"{make.__name__}, {name}: {middle[name]:.3f} s, {times:.2f}x, {peaks[name] / 1e6:.0f} MB")
-    assert middle["implicit"] <= 1.3 * middle["plain"] and middle["without"] <= limit * middle["plain"]
+        middle = statistics.median(ways[name].seconds)
+        print(f"{make.__name__}, {name}: {middle:.3f} s, {times[name]:.2f}x, {peaks[name] / 1e6:.0f} MB")
+    assert times["implicit"] <= 1.3 and times["without"] <= 1.1
     assert max(peaks.values()) <= 1.2 * peaks["plain"]
 
 
