@@ -204,9 +204,12 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
     assert cli.main([*line.split(), "--how", "unified", "--percentage", "0.25"]) == 0, "another cut, the same networks"
     assert "round 1:" not in capsys.readouterr().out and (folder / "0.25-unified-1" / "plan.json").is_file()
     assert {entry.settings["percentage"] for entry in ledger.load("mtp")} == {0.5, 0.25}
+    assert cli.main([*line.split(), "--alpha", "0"]) == 2 and "alpha" in capsys.readouterr().err, "another run"
     # a penalty would hold those last scales at 0
-    assert cli.main([*line.split(), "--no-inner", "--alpha", "0"]) == 0, "all of the backbone's channels"
+    every = [*line.split(), "--no-inner", "--alpha", "0", "--out", str(tmp_path / "every")]
+    assert cli.main(every) == 0, "all of the backbone's channels"
     assert re.search(r"round 1: losses.*certificate: masked == pruned", capsys.readouterr().out, re.DOTALL)
+    folder = tmp_path / "every" / folder.name
     saved = pk.PruningPlan.load(folder / "0.5-independent-1-all" / "plan.json")
     assert (folder / "sparse-all").is_dir() and any(name.endswith("layer1.0.conv2") for name in saved.keep)
     assert (folder / "0.5-independent-1-all" / "small").is_dir()
