@@ -58,7 +58,7 @@ def grams(
                 raise ScoreError(f"'{name}' is no plain convolution or linear layer; leave out the groups it reads.")
             assert layer is not None
             handles.append(layer.register_forward_pre_hook(_add_to(sums, name, samples, first, draw)))
-        with still(model, groups), torch.no_grad():
+        with still(model, groups, wanted), torch.no_grad():
             for x, _ in pairs(batches, model, method):
                 model(x)
     finally:

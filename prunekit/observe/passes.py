@@ -21,14 +21,15 @@ Batches = Iterable[Any]  # of (input, target), as finetune takes them
 
 
 @contextmanager
-def still(model: nn.Module, groups: Groups) -> Iterator[None]:
+def still(model: nn.Module, groups: Groups, layers: Iterable[str] = ()) -> Iterator[None]:
     """Eval mode; every module gets its own flag back afterwards, and autocast is off meanwhile.
 
-    Where a group lives in a part that only training reaches (an auxiliary head), the containers are in training mode,
-    so that this part runs, and the layers (batch norm, dropout) are not, so that nothing changes.
+    Where a group, or one of the layers (by their weights) that are watched, lives in a part that only training reaches
+    (an auxiliary head), the containers are in training mode, so that this part runs, and the layers (batch norm,
+    dropout) are not, so that nothing changes.
     """
     makers = [member.tensor for group in groups.values() for member in group.producers()]
-    hidden = any(tensor not in groups.positions for tensor in makers)
+    hidden = any(tensor not in groups.positions for tensor in (*makers, *layers))
     with training_mode(model, hidden), torch.autocast(device_of(model).type, enabled=False):
         for module in model.modules():
             if isinstance(module, _NormBase) or not any(module.children()):

@@ -122,4 +122,6 @@ def test_still_runs_everything_and_moves_nothing() -> None:
     assert torch.equal(first[0], second[0]) and torch.equal(model.bn.running_mean, mean)
     with still(model, groups.only(["a"])):
         assert isinstance(model(X), Tensor)  # nothing asks for the auxiliary part
+    with still(model, groups.only(["a"]), ["aux.weight"]):
+        assert isinstance(model(X), tuple)  # a layer of it is watched
     assert [m.training for m in (model, model.bn, model.drop, model.aux)] == [True, True, True, False]
