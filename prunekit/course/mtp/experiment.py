@@ -18,6 +18,7 @@ and of each cut, in PERCENTAGE-HOW-ROUND there (-all with --no-inner):
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -102,11 +103,7 @@ def run(
     classifier: nn.Module = classifier_of(preset, segmenter, things.classes, seed=seed)
     config = preset.segment.config(seed=seed, precision=precision)
     shared.same_run(folder, config, preset, *roots, but=("percentage", "how", "round_to", "inner"))
-    if preset.pretrain.steps:
-        classifier = trained(classifier, learn(preset.pretrain, things), folder / "pretrain")
-    if preset.dense.steps:
-        segmenter = mtp.with_backbone(segmenter, classifier, path)
-        segmenter = trained(segmenter, learn(preset.dense, pictures), folder / "dense")
+    classifier, segmenter = _dense(preset, classifier, segmenter, learn, (pictures, things), folder, path)
     sparse = mtp.alternate(
         classifier,
         mtp.with_backbone(segmenter, classifier, path),
@@ -130,19 +127,42 @@ def run(
         path=path,
         folder=own / "tuned",
     )
-    measure = partial(measured, preset=preset, pictures=pictures, things=things, workers=workers)
     metrics: dict[str, Any] = {}
     if first:
         plan.save(own / "plan.json")
         save_pruned(own / "small", small[1], plan)
+        measure = partial(measured, preset=preset, pictures=pictures, things=things, workers=workers)
         dense = {f"{name}_dense": v for name, v in measure(classifier, segmenter).items() if name != "iou"}
-        metrics = {**measure(*small), **dense, **shared.costs(groups, plan)}
-        for name, of in (("residual", "relative"), ("classify_loss", "classify"), ("segment_loss", "segment")):
-            metrics[name] = [getattr(one, of) for one in sparse.history]
+        metrics = {**measure(*small), **dense, **shared.costs(groups, plan), **_curves(sparse.history)}
     done = Outcome(*small, plan, certificate, sparse.history, metrics)
     if first:
         _report(done, preset, own, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
     return done
+
+
+def _dense(
+    preset: Mtp,
+    classifier: nn.Module,
+    segmenter: nn.Module,
+    learn: Callable[[Stretch, data.Source], Training],
+    sources: tuple[data.Source, data.Source],
+    folder: Path,
+    path: str,
+) -> tuple[nn.Module, nn.Module]:
+    """Both networks trained as far as the preset asks: the classifier, then the segmenter on its backbone."""
+    pictures, things = sources
+    if preset.pretrain.steps:
+        classifier = trained(classifier, learn(preset.pretrain, things), folder / "pretrain")
+    if preset.dense.steps:
+        segmenter = mtp.with_backbone(segmenter, classifier, path)
+        segmenter = trained(segmenter, learn(preset.dense, pictures), folder / "dense")
+    return classifier, segmenter
+
+
+def _curves(rounds: Sequence[mtp.Round]) -> dict[str, list[float]]:
+    """What the ledger keeps of each round."""
+    named = (("residual", "relative"), ("classify_loss", "classify"), ("segment_loss", "segment"))
+    return {name: [getattr(one, of) for one in rounds] for name, of in named}
 
 
 def training(stretch: Stretch, source: data.Source, *, seed: int, precision: Precision, workers: int) -> Training:
