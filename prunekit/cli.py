@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prunekit: {err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = isinstance(args.do, partial) or args.do in (run_claims, run_bench)  # they have a folder for what is done
-        more = "; the same command goes on where it was" if kept else ""
+        more = "; the same command goes on where it was" if getattr(args, "resumes", False) else ""
         print(f"prunekit: stopped{more}", file=sys.stderr)
         return 130
 
@@ -121,11 +120,11 @@ def add_experiments(experiments: Any) -> None:
     bench.add_argument("--seeds", type=int, help="how many, from 0 on")
     bench.add_argument("--steps", type=int, help="of fine-tuning")
     bench.add_argument("--how", choices=get_args(How), help="the planner (default: uniform)")
-    bench.set_defaults(do=run_bench)
+    bench.set_defaults(do=run_bench, resumes=True)
 
     by_name = common_arguments("name of one of the scale's presets; a wrong one is answered with those there are")
     for paper in PAPERS:
-        paper.add_to(experiments, by_name).set_defaults(do=partial(run_paper, paper))
+        paper.add_to(experiments, by_name).set_defaults(do=partial(run_paper, paper), resumes=True)
 
     claims = experiments.add_parser("claims", help="the runs behind the papers' claims, mini scale")
     numbers = "S1 S2 S3 S4 S7 S8, M1 to M6, B1 to B5, D1 to D5, E2 to E7"
@@ -133,7 +132,7 @@ def add_experiments(experiments: Any) -> None:
     claims.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     claims.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     claims.add_argument("--record", action="store_true", help="also count them in the checkout's ledger, book/results")
-    claims.set_defaults(do=run_claims)
+    claims.set_defaults(do=run_claims, resumes=True)
 
 
 def run_demo(args: argparse.Namespace) -> int:

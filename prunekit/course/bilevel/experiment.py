@@ -112,9 +112,8 @@ def _run(
         return store.once(name, lambda: json.dumps(look(network)), json.loads)
 
     groups = find_groups(model, torch.zeros(1, 3, *preset.size, device=own_device()))
-    bilevel.Masks(
-        groups, preset.macs_ratio, preset.search.steps, preset.masks, limits=preset.limits()
-    )  # refuses it now
+    # what cannot be reached is refused now
+    bilevel.Masks(groups, preset.macs_ratio, preset.search.steps, preset.masks, limits=preset.limits())
     if "pretrain" in stretches:
         model = train("pretrain", model, "dense")
     dense = measured("dense.json", model)

@@ -74,8 +74,7 @@ class Dyna:
     features, soft: the two stages of distillation; annealing: over half of the steps. weight: lambda_m. soft_weight:
     lambda_s. penalty: "sum" of a layer's |G| as printed, or their "mean". reduction, gain: see make_dynamic; in a short
     training gates must move faster than weights. fuse_layer: of the additive decoder. domains: worlds of scenes, from
-    day on;
-    the teacher that comes trained knows day alone.
+    day on; the teacher that comes trained knows day alone.
     """
 
     dataset: str

@@ -14,13 +14,12 @@ included (the paper puts a depth-wise layer behind the convolution, from where a
 Differs: MACs count surviving inputs too and are relative to the dense ones. beta and lambda are by default relative to
 the size of the direct term, and the target comes down over the first part of the search: with a raw beta of 30 and the
 target there at once, all masks of a network closed within a few steps and stayed so. (Nearly all close once even with
-the ramp; they come back.) The ridge |w|^2 / (2 lambda) stays in the
-derivation: at the paper's lambda 0.1 it would be a weight decay of 10. s starts at 1 and stays in [0, 1.5], moved by
-Adam; the paper does not say. A closing step brings the plan to the target, and says how many units it moved. The square
-is summed over the weights that make a unit, and over those alone: the paper masks every convolution, here a depth-wise
-one shares the mask of the layer before it. Its kernels and the scales of a norm pass the unit on and are scaled by b as
-well, so the derivation has a square for them too; without them lambda means the same for a layer with and without such
-followers.
+the ramp; they come back.) The ridge |w|^2 / (2 lambda) stays in the derivation: at the paper's lambda 0.1 it would be a
+weight decay of 10. s starts at 1 and stays in [0, 1.5], moved by Adam; the paper does not say. A closing step brings
+the plan to the target, and says how many units it moved. The square is summed over the weights that make a unit, and
+over those alone: the paper masks every convolution, here a depth-wise one shares the mask of the layer before it. Its
+kernels and the scales of a norm pass the unit on and are scaled by b as well, so the derivation has a square for them
+too; without them lambda means the same for a layer with and without such followers.
 
     found = bilevel.learn_plan(model, groups, loader, TrainConfig(steps=150, ...), macs_ratio=0.5)
     small = prune(found.model, groups, found.plan)
@@ -59,9 +58,8 @@ __all__ = ["Closing", "History", "Learned", "MaskConfig", "Masks", "learn_plan",
 class Learned:
     """What a search found. model: the network with the weights it learned meanwhile, whole, eval mode: prune this one.
     scores: s, higher = keep. held_open: group -> units that only the limits kept open when the search ended, before the
-    closing step. steps, seconds, peak_bytes: what it
-    cost, over all starts; peak_bytes: of the device that trained, see `watch_peak`. too_short: why masks could hardly
-    close, "" when they could.
+    closing step. steps, seconds, peak_bytes: what it cost, over all starts; peak_bytes: of the device that trained, see
+    `watch_peak`. too_short: why masks could hardly close, "" when they could.
     """
 
     plan: PruningPlan
