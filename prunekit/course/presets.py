@@ -80,7 +80,7 @@ class Quickstart:
 
 
 QUICKSTART: dict[Scale, Quickstart] = {
-    "mini": Quickstart("scenes", (64, 128), 0, 200, 16, 0.003),
+    "mini": Quickstart("scenes", (64, 128), 0, 200, 8, 0.003),
     "small": Quickstart("camvid", (240, 320), 2000, 800, 8, 0.003),
     "full": Quickstart("camvid", (360, 480), 20000, 10000, 16, 0.003),
 }
@@ -105,7 +105,7 @@ class Bench:
 
 
 BENCH: dict[Scale, Bench] = {
-    "mini": Bench(replace(QUICKSTART["mini"], tune_steps=150, round_to=4)),
+    "mini": Bench(replace(QUICKSTART["mini"], tune_steps=150, batch=16, round_to=4)),
     "small": Bench(QUICKSTART["small"]),
     "full": Bench(QUICKSTART["full"]),
 }
