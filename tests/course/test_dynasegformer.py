@@ -195,6 +195,7 @@ def test_the_whole_road_on_few_pictures_goes_on_where_it_was(
     assert metrics["macs"] == sum(metrics[f"macs_{part}"] for part in parts)
     again = experiment.run(override(preset_of("mini"), steps=2, batch=2), scale="mini", root=None, out=tmp_path, seed=0)
     assert again.metrics["miou"] == metrics["miou"]
+    assert ledger.load("dynasegformer")[-1].seconds == record.seconds, "what is done gets no longer"
     (file,) = tmp_path.rglob("student.safetensors")
     with safe_open(file, "pt") as stored:
         assert stored.metadata() == {"gate": "dynamic", "sparsity": "0.5", "gain": "10", "reduction": "8"}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -177,14 +178,19 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
         )
         return real(classifier, segmenter, parts, *more, **given)
 
-    real = mtp.alternate
+    real, folder = mtp.alternate, out / f"mtp-voc-{model}-0"
+    clock = folder / "0.5-independent-1" / "seconds.json"
+    monkeypatch.setattr(mtp, "alternate", Mock(side_effect=KeyboardInterrupt))
+    assert cli.main(line.split()) == 130
+    kept = json.loads(clock.read_text())
+    assert kept["seconds"] > 0 and not kept["done"], "of a run that was stopped"
+    clock.write_text(json.dumps({**kept, "seconds": 1000.0}))
     monkeypatch.setattr(mtp, "alternate", alternate)
     assert cli.main(line.split()) == 0
     said = capsys.readouterr().out
     assert alike == [True], "one backbone to begin with"
     assert re.search(r"round 1: losses classification \d.*, segmentation \d.*; \|\|W1 - W3\|\|", said)
     assert "certificate: masked == pruned" in said and "mtp, independent, ratio 0.5 / 0.5" in said
-    folder = out / f"mtp-voc-{model}-0"
     assert (folder / "0.5-independent-1" / "report.txt").read_text().count("losses classification") == 2
     small = pk.load_pruned(folder / "0.5-independent-1" / "small", build(21).eval(), torch.randn(1, 3, 32, 32))
     assert small(torch.randn(1, 3, 32, 32)).shape == (1, 21, 32, 32)
@@ -198,7 +204,7 @@ def test_the_command_trains_on_the_published_layouts_and_goes_on(
     } and 0 <= entry.metrics["top1"] <= 1
     assert cli.main(line.split()) == 0  # all is there: nothing is trained again
     (again,) = ledger.load("mtp")
-    assert again.metrics == entry.metrics
+    assert again.metrics == entry.metrics and again.seconds == entry.seconds > 1000
     assert json.loads(next((folder / "sparse").glob("step-*/state.json")).read_text())["config"]["rounds"] == 2
     capsys.readouterr()
     assert cli.main([*line.split(), "--how", "unified", "--percentage", "0.25"]) == 0, "another cut, the same networks"

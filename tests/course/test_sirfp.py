@@ -104,6 +104,8 @@ def test_the_command_trains_on_the_published_layouts(dataset: str, tmp_path: Pat
     (entry,) = ledger.load("sirfp")
     assert entry.method == "sirfp" and entry.scale == "full" and len(entry.metrics["iou"]) == classes
     assert 0.6 <= entry.metrics["macs_removed"] < 0.7
+    clock = json.loads((folder / "seconds.json").read_text())
+    assert clock["done"] and entry.seconds == pytest.approx(clock["seconds"], abs=1e-3)
     assert json.loads((folder / "run.json").read_text())["criterion"].startswith(
         "prunekit.methods.sirfp.observer.Observer"
     )

@@ -13,7 +13,6 @@ Stop it and start it again with the same arguments: it goes on where it was.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch.utils.data import Subset
 
 from prunekit.course import ledger
 from prunekit.course.dynasegformer.preset import MODELS, STAGES, Dyna
-from prunekit.course.experiments import image_loader, own_device, pictures, same_run, segmentation
+from prunekit.course.experiments import Clock, image_loader, own_device, pictures, same_run, segmentation
 from prunekit.course.presets import Scale
 from prunekit.course.tasks import Task, weighted_loss
 from prunekit.data.scenes import CLASSES, DOMAINS, PALETTE, SceneDataset
@@ -66,30 +65,31 @@ def run(
     weights: of the dense network: the authors' .pth, or a folder of transformers. Raises InputError where a network has
     neither weights nor a training, and the errors of `distill` and of the readers.
     """
-    start, task = time.perf_counter(), task_of(preset, root)
-    teacher = dense_model(preset, len(task.classes), seed=seed, weights=weights).to(own_device())
-    student = gated(teacher, preset, seed=seed)
     folder = out / f"{preset.gate}-{preset.dataset}-{preset.model}-{preset.sparsity:g}-{seed}"
-    config = preset.train.config(seed=seed, precision=precision)
-    store = Store(folder, config)
-    store.refuse_another(identity(teacher, distill, [preset.sparsity], [config]))
-    same_run(folder, config, preset, root)
-    if preset.pretrain is not None and weights is None:
-        loader = image_loader(task.train, preset.pretrain.batch, workers=workers)
-        settings = preset.pretrain.config(seed=seed, precision=precision)
-        done = finetune(teacher, loader, settings, loss_fn=task.loss, checkpoint=folder / "dense")
-        teacher = cast(SegFormer, done.model)
+    with Clock(folder / "seconds.json") as clock:
+        task = task_of(preset, root)
+        teacher = dense_model(preset, len(task.classes), seed=seed, weights=weights).to(own_device())
         student = gated(teacher, preset, seed=seed)
-    look = partial(segmentation, test=task.test, classes=len(task.classes), workers=workers)
-    dense = store.once("dense.json", lambda: json.dumps(look(teacher)), json.loads)
-    student = train(student, teacher, task, preset, seed=seed, precision=precision, workers=workers, folder=folder)
-    gated_metrics = store.once("gated.json", lambda: json.dumps(look(student)), json.loads)
-    metrics = {**gated_metrics, "miou_dense": dense["miou"], **costs(teacher, student, preset)}
-    made = {"gate": preset.gate, "sparsity": preset.sparsity, "gain": preset.gain, "reduction": preset.reduction}
-    notes = {name: str(value) for name, value in made.items()}  # what to build before the weights can be loaded
-    store.by_one(lambda: save_model(student, str(folder / "student.safetensors"), notes))
-    store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=time.perf_counter() - start))
-    return Outcome(student, teacher, metrics)
+        config = preset.train.config(seed=seed, precision=precision)
+        store = Store(folder, config)
+        store.refuse_another(identity(teacher, distill, [preset.sparsity], [config]))
+        same_run(folder, config, preset, root)
+        if preset.pretrain is not None and weights is None:
+            loader = image_loader(task.train, preset.pretrain.batch, workers=workers)
+            settings = preset.pretrain.config(seed=seed, precision=precision)
+            done = finetune(teacher, loader, settings, loss_fn=task.loss, checkpoint=folder / "dense")
+            teacher = cast(SegFormer, done.model)
+            student = gated(teacher, preset, seed=seed)
+        look = partial(segmentation, test=task.test, classes=len(task.classes), workers=workers)
+        dense = store.once("dense.json", lambda: json.dumps(look(teacher)), json.loads)
+        student = train(student, teacher, task, preset, seed=seed, precision=precision, workers=workers, folder=folder)
+        gated_metrics = store.once("gated.json", lambda: json.dumps(look(student)), json.loads)
+        metrics = {**gated_metrics, "miou_dense": dense["miou"], **costs(teacher, student, preset)}
+        made = {"gate": preset.gate, "sparsity": preset.sparsity, "gain": preset.gain, "reduction": preset.reduction}
+        notes = {name: str(value) for name, value in made.items()}  # what to build before the weights can be loaded
+        store.by_one(lambda: save_model(student, str(folder / "student.safetensors"), notes))
+        store.by_one(lambda: _record(preset, metrics, scale=scale, seed=seed, seconds=clock.total()))
+        return Outcome(student, teacher, metrics)
 
 
 def task_of(preset: Dyna, root: Path | None) -> Task:

@@ -17,7 +17,6 @@ and of each cut, in PERCENTAGE-HOW-ROUND there (-all with --no-inner):
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -91,53 +90,56 @@ def run(
     Raises the errors of the readers, of finetune and of mtp.alternate.
     """
     check(preset)
-    begun, first = time.perf_counter(), shared.first_process()
-    pictures, things = data.scenes(preset, roots[0]), data.objects(preset, roots[1], classification_loss)
     folder, every = out / f"mtp-{preset.dataset}-{preset.model}-{seed}", "" if preset.inner else "-all"
     own = folder / f"{preset.percentage:g}-{preset.how}-{preset.round_to}{every}"
-    learn = partial(training, seed=seed, precision=precision, workers=workers)
-    segmenter = segmenter_of(preset, pictures.classes, seed=seed)
-    path, x = backbone_path(segmenter), torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0))
-    groups = find_groups(segmenter, x)
-    parts = mtp.split(segmenter, groups, path, inner=preset.inner)
-    classifier: nn.Module = classifier_of(preset, segmenter, things.classes, seed=seed)
-    config = preset.segment.config(seed=seed, precision=precision)
-    shared.same_run(folder, config, preset, *roots, but=("percentage", "how", "round_to", "inner"))
-    classifier, segmenter = _dense(preset, classifier, segmenter, learn, (pictures, things), folder, path)
-    sparse = mtp.alternate(
-        classifier,
-        mtp.with_backbone(segmenter, classifier, path),
-        parts,
-        learn(preset.classify, things),
-        learn(preset.segment, pictures),
-        preset.settings,
-        checkpoint=folder / f"sparse{every}",
-        on_round=lambda one, *_: print(line(one), flush=True) if first else None,
-    )
-    scores = mtp.score(sparse.segmenter, parts, classifier=sparse.classifier)
-    plan = mtp.plan(parts, scores, preset.percentage, how=preset.how, limits=Limits(round_to=preset.round_to))
-    cut = prune(sparse.segmenter, groups, plan)
-    certificate = check_equivalence(sparse.segmenter, cut, groups, plan, x)
-    theirs = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])
-    small = mtp.retrain(
-        prune(sparse.classifier, theirs, mtp.classifier_plan(plan, parts)),
-        cut,
-        learn(preset.tune_classify, things),
-        learn(preset.tune_segment, pictures),
-        path=path,
-        folder=own / "tuned",
-    )
-    metrics: dict[str, Any] = {}
-    if first:
-        plan.save(own / "plan.json")
-        save_pruned(own / "small", small[1], plan)
-        measure = partial(measured, preset=preset, pictures=pictures, things=things, workers=workers)
-        dense = {f"{name}_dense": v for name, v in measure(classifier, segmenter).items() if name != "iou"}
-        metrics = {**measure(*small), **dense, **shared.costs(groups, plan), **_curves(sparse.history)}
-    done = Outcome(*small, plan, certificate, sparse.history, metrics)
-    if first:
-        _report(done, preset, own, scale=scale, seed=seed, seconds=time.perf_counter() - begun)
-    return done
+    with shared.Clock(own / "seconds.json") as clock:
+        first = shared.first_process()
+        pictures, things = data.scenes(preset, roots[0]), data.objects(preset, roots[1], classification_loss)
+        learn = partial(training, seed=seed, precision=precision, workers=workers)
+        segmenter = segmenter_of(preset, pictures.classes, seed=seed)
+        path, x = backbone_path(segmenter), torch.randn(1, 3, *preset.size, generator=torch.Generator().manual_seed(0))
+        groups = find_groups(segmenter, x)
+        parts = mtp.split(segmenter, groups, path, inner=preset.inner)
+        classifier: nn.Module = classifier_of(preset, segmenter, things.classes, seed=seed)
+        config = preset.segment.config(seed=seed, precision=precision)
+        shared.same_run(folder, config, preset, *roots, but=("percentage", "how", "round_to", "inner"))
+        if first:
+            own.mkdir(parents=True, exist_ok=True)  # from here on seconds are kept
+        classifier, segmenter = _dense(preset, classifier, segmenter, learn, (pictures, things), folder, path)
+        sparse = mtp.alternate(
+            classifier,
+            mtp.with_backbone(segmenter, classifier, path),
+            parts,
+            learn(preset.classify, things),
+            learn(preset.segment, pictures),
+            preset.settings,
+            checkpoint=folder / f"sparse{every}",
+            on_round=lambda one, *_: print(line(one), flush=True) if first else None,
+        )
+        scores = mtp.score(sparse.segmenter, parts, classifier=sparse.classifier)
+        plan = mtp.plan(parts, scores, preset.percentage, how=preset.how, limits=Limits(round_to=preset.round_to))
+        cut = prune(sparse.segmenter, groups, plan)
+        certificate = check_equivalence(sparse.segmenter, cut, groups, plan, x)
+        theirs = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])
+        small = mtp.retrain(
+            prune(sparse.classifier, theirs, mtp.classifier_plan(plan, parts)),
+            cut,
+            learn(preset.tune_classify, things),
+            learn(preset.tune_segment, pictures),
+            path=path,
+            folder=own / "tuned",
+        )
+        metrics: dict[str, Any] = {}
+        if first:
+            plan.save(own / "plan.json")
+            save_pruned(own / "small", small[1], plan)
+            measure = partial(measured, preset=preset, pictures=pictures, things=things, workers=workers)
+            dense = {f"{name}_dense": v for name, v in measure(classifier, segmenter).items() if name != "iou"}
+            metrics = {**measure(*small), **dense, **shared.costs(groups, plan), **_curves(sparse.history)}
+        done = Outcome(*small, plan, certificate, sparse.history, metrics)
+        if first:
+            _report(done, preset, own, scale=scale, seed=seed, seconds=clock.total())
+        return done
 
 
 def _dense(

@@ -9,7 +9,6 @@ Stop it and start it again with the same arguments: it goes on where it was.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.course import ledger
-from prunekit.course.experiments import fetched, first_process, own_device, same_run, segmentation, training
+from prunekit.course.experiments import Clock, fetched, first_process, own_device, same_run, segmentation, training
 from prunekit.course.presets import Scale
 from prunekit.course.sirfp.data import sources
 from prunekit.course.sirfp.preset import MODELS, Sirfp
@@ -46,34 +45,34 @@ def run(
     precision: of the training, "bf16" or "fp16" halve its memory. workers: processes that load pictures, for each
     process that trains. Raises the errors of `progressive` and of the readers.
     """
-    start = time.perf_counter()
-    task, balanced = sources(preset, root)
-    device = own_device()
-    model = dense_model(preset, len(task.classes), seed=seed).to(device)
-    dice = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 3, *preset.size, generator=dice).to(device)
-    learn = partial(training, seed=seed, precision=precision, workers=workers)
-    loss = partial(gsrl_loss, window=preset.window, aux_weight=preset.aux_weight)
-    cuts = [
-        Cut(target, learn(stretch, balanced, loss, count=images_of))
-        for target, stretch in zip(preset.targets, preset.tune, strict=True)
-    ]
-    limits = Limits(max_ratio=preset.max_ratio, round_to=preset.round_to)
     folder = out / f"sirfp-{preset.dataset}-{preset.model}-{preset.macs_ratio:g}-{seed}"
-    same_run(folder, cuts[0].training.config, preset, root)
-    done = progressive(
-        model,
-        x,
-        cuts,
-        folder,
-        observe=partial(sirfp.Observer, decay=preset.decay, every=preset.every),
-        pretrain=learn(preset.pretrain, task.train, task.loss),
-        plan=partial(budget_plan, how="global", limits=limits),
-        measure=partial(segmentation, test=task.test, classes=len(task.classes), workers=workers),
-    )
-    if first_process():
-        _report(done, preset, folder, scale=scale, seed=seed, seconds=time.perf_counter() - start)
-    return done
+    with Clock(folder / "seconds.json") as clock:
+        task, balanced = sources(preset, root)
+        device = own_device()
+        model = dense_model(preset, len(task.classes), seed=seed).to(device)
+        dice = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 3, *preset.size, generator=dice).to(device)
+        learn = partial(training, seed=seed, precision=precision, workers=workers)
+        loss = partial(gsrl_loss, window=preset.window, aux_weight=preset.aux_weight)
+        cuts = [
+            Cut(target, learn(stretch, balanced, loss, count=images_of))
+            for target, stretch in zip(preset.targets, preset.tune, strict=True)
+        ]
+        limits = Limits(max_ratio=preset.max_ratio, round_to=preset.round_to)
+        same_run(folder, cuts[0].training.config, preset, root)
+        done = progressive(
+            model,
+            x,
+            cuts,
+            folder,
+            observe=partial(sirfp.Observer, decay=preset.decay, every=preset.every),
+            pretrain=learn(preset.pretrain, task.train, task.loss),
+            plan=partial(budget_plan, how="global", limits=limits),
+            measure=partial(segmentation, test=task.test, classes=len(task.classes), workers=workers),
+        )
+        if first_process():
+            _report(done, preset, folder, scale=scale, seed=seed, seconds=clock.total())
+        return done
 
 
 def dense_model(preset: Sirfp, classes: int, *, seed: int) -> nn.Module:
