@@ -50,7 +50,10 @@ def shared_out(work: Work, processes: int) -> Iterator[Callable[[Sequence[Counts
 
 @contextmanager
 def by_rank(work: Work) -> Iterator[Callable[[Sequence[Counts]], Iterator[tuple[int, Values]]]]:
-    """The same over the processes of `accelerate launch`: one candidate a rank, then everybody's results, and so on."""
+    """The same over the processes of `accelerate launch`: one candidate a rank, then everybody's results, and so on.
+
+    Raises RuntimeFailure when another rank has died, besides what `work` raises.
+    """
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
@@ -61,7 +64,14 @@ def by_rank(work: Work) -> Iterator[Callable[[Sequence[Counts]], Iterator[tuple[
             for start in range(0, len(candidates), state.num_processes):
                 place = start + state.process_index
                 mine = [(place, work(candidates[place]))] if place < len(candidates) else []
-                yield from sorted(gather_object(mine))
+                try:
+                    found = gather_object(mine)
+                except RuntimeError as err:  # of the backend: somebody does not answer any more
+                    raise RuntimeFailure(
+                        f"another process of the launch ended ({err}); start it again with the same checkpoint: what "
+                        "was measured is kept, and its candidates are done anew."
+                    ) from err
+                yield from sorted(found)
 
         yield evaluate
 

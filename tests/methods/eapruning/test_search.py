@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,12 +206,30 @@ def test_a_worker_that_dies_costs_nothing(fitness: Fitness, unbroken: eapruning.
         search(Fails(fitness.rebuilder, fitness.error), SHORT, processes=2, quiet=True)
 
 
-def a_rank(rank: int, port: int, fitness: Fitness, folder: Path, pipe: Any) -> None:
-    """One process of two, as torchrun starts them."""
+def two_ranks(do: Callable[..., None], fitness: Fitness, folder: Path) -> tuple[list[Any], list[Any]]:
+    """Pipes from, and the two processes themselves that run `do`, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork, pipes, crew = multiprocessing.get_context("fork"), [], []
+    for rank in range(2):
+        ours, theirs = fork.Pipe(False)
+        crew.append(fork.Process(target=as_rank, args=(rank, port, do, fitness, folder, theirs)))
+        crew[-1].start()
+        theirs.close()
+        pipes.append(ours)
+    return pipes, crew
+
+
+def as_rank(rank: int, port: int, do: Callable[..., None], *given: Any) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     PartialState._reset_state()
+    do(rank, *given)
+
+
+def a_rank(rank: int, fitness: Fitness, folder: Path, pipe: Any) -> None:
     done = []
 
     class Counted(Fitness):
@@ -362,16 +381,7 @@ def test_two_ranks_find_the_same_and_share_the_work(
     fitness: Fitness, unbroken: eapruning.Found, tmp_path: Path
 ) -> None:
     search(fitness, replace(SHORT, generations=1), quiet=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fork, pipes, crew = multiprocessing.get_context("fork"), [], []
-    for rank in range(2):
-        ours, theirs = fork.Pipe(False)
-        crew.append(fork.Process(target=a_rank, args=(rank, port, fitness, tmp_path, theirs)))
-        crew[-1].start()
-        theirs.close()
-        pipes.append(ours)
+    pipes, crew = two_ranks(a_rank, fitness, tmp_path)
     answers = [pipe.recv() if pipe.poll(120) else None for pipe in pipes]
     failures = [pipe.recv() if pipe.poll(120) else "" for pipe in pipes]
     for worker in crew:
@@ -386,6 +396,37 @@ def test_two_ranks_find_the_same_and_share_the_work(
     rows = json.loads((tmp_path / "0" / "search.json").read_text())["rows"]
     assert len(rows) == len(set(unbroken.candidates())) == len(mine) + len(other)
     assert not (tmp_path / "1").exists()
+
+
+def a_mortal_rank(rank: int, fitness: Fitness, folder: Path, pipe: Any) -> None:
+    done = []
+
+    class Dies(Fitness):
+        def __call__(self, counts):
+            done.append(counts)
+            if rank == 1 and len(done) == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(counts)
+
+    try:
+        search(Dies(fitness.rebuilder, fitness.error), SHORT, checkpoint=folder, quiet=True)
+    except RuntimeFailure as err:
+        pipe.send(str(err))
+
+
+def test_when_a_rank_dies_the_other_says_so_and_a_new_start_does_its_candidates(
+    fitness: Fitness, unbroken: eapruning.Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eapruning.table, "EVERY_S", 0.0)
+    search(fitness, replace(SHORT, generations=1), quiet=True)
+    pipes, crew = two_ranks(a_mortal_rank, fitness, tmp_path)
+    said = pipes[0].recv() if pipes[0].poll(120) else ""
+    for worker in crew:
+        worker.join(60)
+    assert crew[1].exitcode == -signal.SIGKILL and crew[0].exitcode is not None, "neither hangs"
+    assert "process of the launch ended" in said and "same checkpoint" in said
+    assert len(json.loads((tmp_path / "search.json").read_text())["rows"]) == 6  # three turns of two
+    assert search(fitness, SHORT, checkpoint=tmp_path, quiet=True).generations == unbroken.generations
 
 
 def test_a_state_that_knows_one_process_of_two_is_refused(monkeypatch: pytest.MonkeyPatch, fitness: Fitness) -> None:
