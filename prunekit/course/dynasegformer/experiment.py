@@ -8,6 +8,7 @@ Stop it and start it again with the same arguments: it goes on where it was.
 
     folder/run.json settings.json   what was started; anything else is refused
            dense/ features/ logits/  checkpoints        dense.json gated.json  metrics        student.safetensors
+           seconds.json                  of all starts
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ decoder. Stop it and start it again with the same arguments: it goes on where it
 and of each cut, in PERCENTAGE-HOW-ROUND there (-all with --no-inner):
 
     tuned/   checkpoints    plan.json   who stays    small/   the result, for `load_pruned`    report.txt   with losses
+    seconds.json   of all starts for this cut
 """
 
 from __future__ import annotations
