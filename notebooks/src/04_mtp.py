@@ -992,20 +992,19 @@ claims.table("M4", "M6")
 # exists: harder patches from five worlds, and a penalty that lasts until scales are zero. Its settings were chosen on other
 # pictures, by the scales alone, before any of its results was seen.
 #
-# Of M1 the first comparison shows one relation: at half of the MACs MTP beats FPGM. It does not beat uniform widths or FPGM at
-# three quarters, nor ThiNet at a half, and three quarters cost more than the one point that the claim allows. (FPGM's numbers
-# in the paper's column are BiSeNet's on Cityscapes, its Table 3; MTP's own there stand beside them.)
+# Of M1 both comparisons show the same one relation: at half of the MACs MTP beats FPGM. It does not beat uniform widths or FPGM
+# at three quarters, nor ThiNet or slimming at a half, and three quarters cost more than the one point that the claim allows.
+# (FPGM's numbers in the paper's column are BiSeNet's on Cityscapes, its Table 3; MTP's own there stand beside them.)
 #
 # In the second, the *mechanism* of the paper is there: the first task holds channels that the second lets go, and MTP's pruned
-# backbone is a better classifier than slimming's, at three quarters of the MACs and at a half (M5). Against uniform widths it is
-# ahead in each seed as well, but not by more than the seeds differ; and on streets those, which no penalty has touched, do
-# better than both. (M1 stays open on BiSeNet: not all its runs were made.) M3 is half there: independent thresholds matter
-# for MTP, and for slimming one threshold was the better choice, on both networks. M4 (above) is half there too, on DeepLabV3. Half
-# the steps on streets are too few, and three times the steps of classification do not help any further, as in the paper. But
-# twice the steps on streets still do, so our standard is not where its curve is flat. BiSeNet's means lie in the same order,
-# but its seeds are too far apart to show it. What does not follow is the *profit*: on streets MTP does not beat
-# slimming, and M2 says why. Streets by day do not need what the first task teaches. ImageNet teaches a segmenter of VOC much;
-# our patches teach nothing that a thousand streets do not.
+# backbone is a better classifier than slimming's, at three quarters of the MACs and at a half (M5). Against uniform widths it
+# is ahead in each seed as well, but not by more than the seeds differ; and on streets those, which no penalty has touched, do
+# better than both. M3 is half there: independent thresholds matter for MTP, and for slimming one threshold was the better
+# choice, on both networks. M4 (above) is half there too, on DeepLabV3. Half the steps on streets are too few, and three times
+# the steps of classification do not help any further, as in the paper. But twice the steps on streets still do, so our
+# standard is not where its curve is flat. BiSeNet's means lie in the same order, but its seeds are too far apart to show it.
+# What does not follow is the *profit*: on streets MTP does not beat slimming, and M2 says why. Streets by day do not need what
+# the first task teaches. ImageNet teaches a segmenter of VOC much; our patches teach nothing that a thousand streets do not.
 #
 # So what these runs test is the method's machinery and not its promise. For that you need a first task
 # that knows more than the second, as the paper has.
