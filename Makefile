@@ -43,7 +43,7 @@ nbcheck: $(READY) ## do notebooks and README say what their sources say?
 nbval: $(READY) ## run every notebook again and compare the checked cells; a cell that hangs ends after ten minutes
 	$(CALM) $(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
-UNIT = $(CALM) $(PY) -m pytest -n $(JOBS) --dist loadfile --ignore=tests/benchmarks
+UNIT = $(CALM) $(PY) -m pytest -n $(JOBS) --dist loadfile --ignore=tests/benchmarks --durations=20 --durations-min=5
 
 unit: $(READY) ## pytest; the benchmarks are in `make bench`
 	$(UNIT)
