@@ -65,7 +65,7 @@ def draw_maps(maps, order, title):
     """All maps, four to a row, each on its own scale, in this order."""
     fig, axes = plt.subplots(6, 4, figsize=(5.6, 5.2), layout="constrained")
     for ax, i in zip(axes.flat, order):
-        ax.imshow(maps[i], cmap="viridis")
+        ax.imshow(maps[i], cmap="viridis", interpolation="nearest")
         ax.set_title(i, fontsize=10, pad=2)
         ax.set_axis_off()
     fig.suptitle(title, fontsize=11)

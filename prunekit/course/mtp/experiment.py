@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from prunekit.core import PruningPlan
+from prunekit.core import Groups, PruningPlan
 from prunekit.course import experiments as shared
 from prunekit.course import ledger
 from prunekit.course.experiments import Stretch
@@ -117,19 +117,7 @@ def run(
             checkpoint=folder / f"sparse{every}",
             on_round=lambda one, *_: print(line(one), flush=True) if first else None,
         )
-        scores = mtp.score(sparse.segmenter, parts, classifier=sparse.classifier)
-        plan = mtp.plan(parts, scores, preset.percentage, how=preset.how, limits=Limits(round_to=preset.round_to))
-        cut = prune(sparse.segmenter, groups, plan)
-        certificate = check_equivalence(sparse.segmenter, cut, groups, plan, x)
-        theirs = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])
-        small = mtp.retrain(
-            prune(sparse.classifier, theirs, mtp.classifier_plan(plan, parts)),
-            cut,
-            learn(preset.tune_classify, things),
-            learn(preset.tune_segment, pictures),
-            path=path,
-            folder=own / "tuned",
-        )
+        small, plan, certificate = _small(preset, sparse, groups, parts, x, learn, (pictures, things), own / "tuned")
         metrics: dict[str, Any] = {}
         if first:
             plan.save(own / "plan.json")
@@ -160,6 +148,28 @@ def _dense(
         segmenter = mtp.with_backbone(segmenter, classifier, path)
         segmenter = trained(segmenter, learn(preset.dense, pictures), folder / "dense")
     return classifier, segmenter
+
+
+def _small(
+    preset: Mtp,
+    sparse: mtp.Sparse,
+    groups: Groups,
+    parts: mtp.Parts,
+    x: Tensor,
+    learn: Callable[[Stretch, data.Source], Training],
+    sources: tuple[data.Source, data.Source],
+    folder: Path,
+) -> tuple[tuple[nn.Module, nn.Module], PruningPlan, Certificate]:
+    """Both networks, cut by one plan and trained again; and the certificate of the segmenter's cut."""
+    scores = mtp.score(sparse.segmenter, parts, classifier=sparse.classifier)
+    plan = mtp.plan(parts, scores, preset.percentage, how=preset.how, limits=Limits(round_to=preset.round_to))
+    segmenter = prune(sparse.segmenter, groups, plan)
+    certificate = check_equivalence(sparse.segmenter, segmenter, groups, plan, x)
+    theirs = find_groups(sparse.classifier, x[..., : preset.side, : preset.side])
+    classifier = prune(sparse.classifier, theirs, mtp.classifier_plan(plan, parts))
+    again = learn(preset.tune_classify, sources[1]), learn(preset.tune_segment, sources[0])
+    small = mtp.retrain(classifier, segmenter, *again, path=parts.path, folder=folder)
+    return small, plan, certificate
 
 
 def _curves(rounds: Sequence[mtp.Round]) -> dict[str, list[float]]:
