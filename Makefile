@@ -40,8 +40,8 @@ types: $(READY) ## pyright
 nbcheck: $(READY) ## do notebooks and README say what their sources say?
 	$(PY) notebooks/build.py --check
 
-nbval: $(READY) ## run every notebook again and compare the checked cells; a cell that hangs ends after ten minutes
-	$(CALM) $(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
+nbval: $(READY) ## run every notebook again and compare the checked cells; a cell that hangs ends after five minutes
+	$(CALM) $(PY) -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks/*.ipynb
 
 UNIT = $(CALM) $(PY) -m pytest -n $(JOBS) --dist loadfile --ignore=tests/benchmarks --durations=20 --durations-min=5
 
